@@ -1,0 +1,20 @@
+from .datalist import read_datalist, write_datalist
+from .prepare import prepare
+from .records import Record, Study
+from .scans import images_within, list_scans, test_scans
+from .splits import PARTS, HoldOut, KFold, LeaveOneGroupOut
+
+__all__ = [
+    "PARTS",
+    "HoldOut",
+    "KFold",
+    "LeaveOneGroupOut",
+    "Record",
+    "Study",
+    "images_within",
+    "list_scans",
+    "prepare",
+    "read_datalist",
+    "test_scans",
+    "write_datalist",
+]

@@ -1,0 +1,130 @@
+"""``datalist.json``: which prepared image belongs to which subject, label and part.
+
+The invariants, checked at every reading: no group (the subject, or a coarser unit named in ``split``) stands in two parts, no
+image is listed twice, every image exists, every label is an index into ``class_names``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..paths import written_whole
+from .records import Study
+from .splits import PARTS, Split
+
+__all__ = ["digest", "hashed", "read_datalist", "subjects", "write_datalist"]
+
+
+def write_datalist(path: str | Path, study: Study, split: Split, prepared: Mapping[str, Sequence[dict]]) -> dict:
+    """Split the prepared records and write the list.
+
+    Args:
+        path: ``<dataset_dir>/datalist.json``; the images are listed relative to its folder.
+        study: where the records come from.
+        split: how to split them.
+        prepared: record name → what was written of it, a list of ``{"image": path relative to the folder, …}``.
+
+    Returns:
+        The content of the file. A record that was rejected in preparation is in no part.
+    """
+    records = [r for r in study.records if r.name in prepared]
+    lists: dict[str, list[dict]] = {part: [] for part in PARTS}
+    for record, part in zip(records, split.parts(records), strict=True):
+        common = {"label": record.label, "subject": record.subject, "source": record.image, **record.columns}
+        lists[part] += [{**written, **common} for written in prepared[record.name]]
+    content = {
+        "study": study.name,
+        "synthetic": study.synthetic,
+        "subjects_known": study.subjects_known,
+        "class_names": study.class_names,
+        "dropped": dict(study.dropped),
+        "split": {**split.describe(), "digest": {part: digest(subjects(lists[part])) for part in PARTS}},
+        **lists,
+    }
+    check_datalist(content, str(path), Path(path).parent)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False))
+    return content
+
+
+def read_datalist(path: str | Path, class_names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Read and check a list; image paths come back absolute.
+
+    Args:
+        path: of ``datalist.json``.
+        class_names: the classes that the configuration trains, which must be those of the list, in order.
+
+    Raises:
+        FileNotFoundError: if the list or one of its images is absent.
+        ValueError: naming the subject, the image or the label that breaks an invariant.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist: run preprocess.json first, or give --dataset_dir.")
+    content = json.loads(file.read_text())
+    if class_names is not None and list(class_names) != content["class_names"]:
+        raise ValueError(
+            f"{file} was prepared for the classes {content['class_names']}, the configuration has {list(class_names)}: "
+            "run preprocess.json with the same overlay (the images are not prepared again)."
+        )
+    check_datalist(content, str(file), file.parent)
+    for part in PARTS:
+        content[part] = [{**row, "image": str(file.parent / row["image"])} for row in content[part]]
+    return content
+
+
+def check_datalist(content: Mapping[str, Any], name: str, folder: Path) -> None:
+    """Raise if the content breaks an invariant of this module."""
+    rows = [row for part in PARTS for row in content[part]]
+    for key in ("image", "label", "subject"):
+        if any(row.get(key) is None for row in rows):
+            raise ValueError(f"{name}: a row has no '{key}': {next(r for r in rows if r.get(key) is None)}.")
+    _check_groups(content, name)
+    _check_images([str(row["image"]) for row in rows], name, folder)
+    classes = range(len(content["class_names"]))
+    for row in rows:
+        if row["label"] not in classes:
+            raise ValueError(
+                f"{name}: label {row['label']} of subject {row['subject']} is not an index into {content['class_names']}."
+            )
+
+
+def _check_groups(content: Mapping[str, Any], name: str) -> None:
+    for column in {"subject", content["split"].get("group", "subject")}:
+        home: dict[Any, str] = {}
+        for part in PARTS:
+            for row in content[part]:
+                if home.setdefault(row[column], part) != part:
+                    raise ValueError(
+                        f"{name}: {column} {row[column]} is in {home[row[column]]} and in {part}: "
+                        "split again, a model must not be tested on whom it has seen."
+                    )
+
+
+def _check_images(images: Sequence[str], name: str, folder: Path) -> None:
+    seen: set[str] = set()
+    for image in images:
+        if image in seen:
+            raise ValueError(f"{name}: {image} is listed twice.")
+        seen.add(image)
+        if not (folder / image).is_file():
+            raise FileNotFoundError(f"{name} lists {folder / image}, which does not exist: run preprocess.json again.")
+
+
+def subjects(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the subjects of rows, sorted, each once."""
+    return sorted({str(row["subject"]) for row in rows})
+
+
+def digest(names: Iterable[str]) -> str:
+    """Return the SHA-256 over sorted names: equal for equal sets of subjects."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def hashed(name: str) -> str:
+    """Return a short hash of a subject, which tells whether a model has seen it without saying who it is."""
+    return hashlib.sha256(f"subject:{name}".encode()).hexdigest()[:16]

@@ -1,0 +1,148 @@
+"""Raw study → prepared dataset: transforms over records, in parallel, to be taken up again where it stopped.
+
+What is written for a record is listed in ``images/<record>.json``, last, so a record is done or not done. The transforms
+are known by a hash beside the images: other transforms want another folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+import sys
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from joblib import Parallel, delayed
+from monai.data import MetaTensor
+from monai.data.utils import pickle_hashing, to_affine_nd
+from monai.transforms import Compose
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from tqdm import tqdm
+
+from ..paths import written_whole
+from ..errors import BadScan
+from .datalist import write_datalist
+from .records import Record, Study
+from .splits import Split
+
+__all__ = ["prepare", "save_image"]
+
+logger = logging.getLogger(__name__)
+
+# what a damaged or unsuitable file raises in our checks, nibabel (memory maps: ValueError), PIL and zlib; anything else is a
+# fault of the program and stops the run
+BAD_INPUT = (BadScan, OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
+
+
+def prepare(
+    study: Study,
+    transform: Callable[[dict], dict | list[dict]],
+    split: Split,
+    dataset_dir: str,
+    datalist: str,
+    num_workers: int = 1,
+) -> dict[str, Any]:
+    """Apply a transform to every record, write its images, list what was rejected, split the rest.
+
+    Workers are joblib processes: within ``joblib.parallel_config(backend="dask")`` a Dask cluster does the work. Each holds
+    one scan at a time, so memory does not grow with the study.
+
+    Args:
+        study: the records.
+        transform: from ``{"image": path}`` to a (1, X, Y, Z) image, or to several of them (slices) in a list.
+        split: how to split what was not rejected.
+        dataset_dir: receives ``images/*.nii`` (uncompressed, float32) and ``rejected.csv``.
+        datalist: path of the list to write.
+        num_workers: number of processes.
+
+    Returns:
+        The content of the datalist.
+
+    Raises:
+        ValueError: if the folder holds images made by other transforms, or if no scan was good.
+    """
+    folder = Path(dataset_dir)
+    _claim(folder, transform)
+    jobs = (delayed(_prepare_record)(record, transform, folder) for record in study.records)
+    # a generator, and in order of completion: the bar moves with the scans and nothing but file names comes back
+    outcomes = Parallel(n_jobs=num_workers, return_as="generator_unordered")(jobs)
+    bar = tqdm(outcomes, total=len(study.records), desc="preprocess", unit="scan", disable=not sys.stderr.isatty())
+    results = {name: outcome for name, outcome in bar}
+    rejected = {name: reason for name, reason in results.items() if isinstance(reason, str)}
+    _write_rejected(folder / "rejected.csv", [r for r in study.records if r.name in rejected], rejected)
+    prepared = {name: rows for name, rows in results.items() if not isinstance(rows, str)}
+    if not prepared:
+        raise ValueError(f"none of the {len(study.records)} scans could be prepared: see {folder / 'rejected.csv'}.")
+    logger.info(f"{len(prepared)} scans prepared in {folder}, {len(rejected)} rejected, dropped: {dict(study.dropped)}.")
+    return write_datalist(datalist, study, split, prepared)
+
+
+def save_image(path: Path, image: MetaTensor) -> None:
+    """Write a (1, X, Y, Z) image as uncompressed float32 NIfTI, whole or not at all."""
+    affine = to_affine_nd(3, np.asarray(image.affine, dtype=np.float64))
+    array = np.asarray(image[0], dtype=np.float32)
+    with written_whole(path) as temporary:
+        nib.save(nib.Nifti1Image(array, affine), temporary)
+
+
+def _claim(folder: Path, transform: Callable) -> None:
+    """Write which transforms the folder's images are made by, or refuse a folder made by others."""
+    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
+    recipe = pickle_hashing(list(steps)).decode()
+    file = folder / "images" / "transforms.hash"
+    if not file.exists():
+        with written_whole(file) as temporary:
+            temporary.write_text(recipe)
+    elif file.read_text() != recipe:
+        raise ValueError(f"{folder} was prepared by other transforms: give another --dataset_dir, or delete it.")
+
+
+def _prepare_record(record: Record, transform: Callable, folder: Path) -> tuple[str, list[dict] | str]:
+    """Return what was written of a record, now or in an earlier run, or the reason why not."""
+    done = folder / "images" / f"{record.name}.json"
+    if done.is_file():
+        return record.name, json.loads(done.read_text())
+    try:
+        items = transform({"image": record.image})
+    except (RuntimeError, *BAD_INPUT) as error:
+        cause = _root(error)
+        if not isinstance(cause, BAD_INPUT):
+            raise
+        return record.name, f"{type(cause).__name__}: {cause}"
+    rows = [_write(record, item, folder) for item in (items if isinstance(items, list) else [items])]
+    with written_whole(done) as temporary:
+        temporary.write_text(json.dumps(rows))
+    return record.name, rows
+
+
+def _root(error: BaseException) -> BaseException:
+    """MONAI wraps whatever a transform raises in a RuntimeError: return what was raised first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _write(record: Record, item: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Write one image; a transform that cuts a scan up says which piece it is in the item's ``slice``."""
+    piece = {"slice": int(item["slice"])} if "slice" in item else {}
+    suffix = f"_slice-{piece['slice']:03d}" if piece else ""
+    name = f"images/{record.name}{suffix}.nii"
+    save_image(folder / name, item["image"])
+    return {"image": name, **piece}
+
+
+def _write_rejected(path: Path, records: Sequence[Record], reasons: Mapping[str, str]) -> None:
+    with written_whole(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "subject", "file", "reason"])
+        for record in records:
+            reason = re.sub(r"\s+", " ", reasons[record.name])
+            writer.writerow([record.name, record.subject, record.image, reason])
+            logger.warning(f"rejected {record.image} (subject {record.subject}): {reason}")

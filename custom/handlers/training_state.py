@@ -1,0 +1,104 @@
+"""Save and resume a training run, bit for bit."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from ignite import distributed as idist
+from ignite.engine import Engine, Events
+from monai.data import set_rnd
+from monai.utils import set_determinism
+
+from ..paths import written_whole
+
+__all__ = ["EpochSeed", "TrainingState"]
+
+
+class TrainingState:
+    """Write everything needed to resume after every epoch, and read it back when the engine starts.
+
+    The trainer itself is saved too, without being named in the configuration, where ``@train::trainer`` inside
+    ``train::handlers`` would be a circular reference. Put this handler last, so that it saves what the other handlers did at
+    the end of the epoch. The file holds tensors and plain Python values only.
+
+    Args:
+        path: file to write after every epoch.
+        objects: named objects with ``state_dict`` and ``load_state_dict``.
+        evaluator: engine whose best key metric is kept.
+        datalist: what is trained on; the digest of its split is saved, and must agree when training resumes.
+        resume: whether to read ``path`` when the engine starts. A run that was killed in its first epoch has no state
+            yet and begins again, which is said in the log.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        objects: Mapping[str, Any],
+        evaluator: Engine,
+        datalist: Mapping[str, Any],
+        resume: bool = False,
+    ) -> None:
+        self.path, self.objects, self.evaluator, self.resume = path, dict(objects), evaluator, resume
+        self.digest = dict(datalist["split"]["digest"])
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def load(self, engine: Engine) -> None:
+        """Restore the state.
+
+        Raises:
+            ValueError: if the state is another network's or was trained on another split.
+        """
+        if not self.resume:
+            return
+        if not os.path.isfile(self.path):
+            engine.logger.warning(f"Nothing to resume: {self.path} does not exist, training starts from the first epoch.")
+            return
+        state = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+        if state["digest"] != self.digest:
+            raise ValueError(f"{self.path} was trained on another split: give its datalist, or train without --resume.")
+        for name, obj in self.objects.items():
+            try:
+                obj.load_state_dict(state[name])
+            except RuntimeError as error:
+                raise ValueError(f"{self.path} does not fit this configuration's {name}: {error}") from error
+        vars(engine.state).update(state["trainer"])
+        vars(self.evaluator.state).update(state["evaluator"])
+        engine.logger.info(f"Resumed from {self.path} after epoch {engine.state.epoch}.")
+
+    def save(self, engine: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
+        best = self.evaluator.state
+        state = {name: obj.state_dict() for name, obj in self.objects.items()}
+        state["digest"] = self.digest
+        state["trainer"] = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        state["evaluator"] = {"best_metric": float(best.best_metric), "best_metric_epoch": best.best_metric_epoch}
+        with written_whole(self.path) as temporary:
+            torch.save(state, temporary)
+
+
+class EpochSeed:
+    """Seed every epoch by its number, so that a resumed run repeats exactly what an uninterrupted one does.
+
+    Args:
+        seed: of the run.
+        dataset: whose random transforms are seeded.
+    """
+
+    def __init__(self, seed: int, dataset: Any) -> None:
+        self.seed, self.dataset = seed, dataset
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        # ranks must differ, or all processes would draw the same augmentations
+        seed = (self.seed * 1_000_003 + engine.state.epoch) * 1_009 + idist.get_rank()
+        set_determinism(seed)
+        set_rnd(self.dataset, seed)

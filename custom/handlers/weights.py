@@ -1,0 +1,134 @@
+"""Weights in and out of an engine, and who they were trained on."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ignite
+import monai
+import torch
+from ignite import distributed as idist
+from ignite.engine import Engine, Events
+from monai.handlers import CheckpointLoader
+
+from ..data.datalist import hashed, subjects
+from ..networks import load_initial_weights
+from ..paths import written_whole
+
+__all__ = ["BestModel", "InitialWeights", "VerifiedCheckpointLoader"]
+
+
+class BestModel:
+    """Save a network's state dict whenever the evaluator finds a new best key metric, and beside it who trained it.
+
+    It goes by ``best_metric_epoch`` of the engine, hence follows its ``metric_cmp_fn`` and the value restored by
+    :py:class:`TrainingState`, whereas ``monai.handlers.CheckpointSaver`` forgets the best value when training resumes.
+
+    Args:
+        network: to save.
+        path: of ``model.pt``, a plain state dict. ``model.json`` beside it holds the split's digest and hashes of the
+            subjects, by which :py:class:`VerifiedCheckpointLoader` knows whom the network has seen.
+        datalist: what the network is trained on.
+    """
+
+    def __init__(self, network: torch.nn.Module, path: str, datalist: Mapping[str, Any]) -> None:
+        self.network, self.path, self.datalist = network, Path(path), datalist
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.state.best_metric_epoch != engine.state.epoch or idist.get_rank() > 0:
+            return
+        with written_whole(self.path) as temporary:
+            torch.save(self.network.state_dict(), temporary)
+        with written_whole(self.path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(self._provenance(engine), indent=1))
+
+    def _provenance(self, engine: Engine) -> dict[str, Any]:
+        seen = [*self.datalist["training"], *self.datalist["validation"]]
+        return {
+            "class_names": self.datalist["class_names"],
+            "key_metric": {"name": engine.state.key_metric_name, "value": float(engine.state.best_metric)},
+            "epoch": engine.state.epoch,
+            "split_digest": self.datalist["split"]["digest"],
+            "seen_subjects": [hashed(s) for s in subjects(seen)],
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "monai": monai.__version__,
+                "ignite": ignite.__version__,
+            },
+        }
+
+
+class VerifiedCheckpointLoader(CheckpointLoader):
+    """MONAI's loader for one network, which refuses weights of another network or weights that have seen the test subjects.
+
+    Args:
+        path: of the plain state dict ``model.pt``.
+        network: to load.
+        map_location: device.
+        datalist: whose test subjects are about to be predicted; ``None`` in inference, where nothing is being claimed.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        network: torch.nn.Module,
+        map_location: Any = None,
+        datalist: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(path, {"model": network}, map_location=map_location)
+        self.datalist = datalist
+
+    def __call__(self, engine: Engine) -> None:
+        """Load the weights.
+
+        Raises:
+            FileNotFoundError: if the weights, or for an evaluation their ``model.json``, are absent.
+            ValueError: if they belong to another network, or have seen a test subject; the message names it.
+        """
+        if not Path(self.load_path).is_file():
+            raise FileNotFoundError(f"there are no weights at {self.load_path}: run train.json first, or name the file.")
+        if self.datalist is not None:
+            self._refuse_seen_subjects(Path(self.load_path).with_suffix(".json"))
+        try:
+            super().__call__(engine)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self.load_path} belongs to another network than the configured one; name the overlay it was trained "
+                f"with. {error}"
+            ) from error
+
+    def _refuse_seen_subjects(self, provenance: Path) -> None:
+        if not provenance.is_file():
+            raise FileNotFoundError(
+                f"{provenance} is missing, so nothing says which subjects {self.load_path} was trained on, and its figures "
+                "would mean nothing: copy it from where the weights come from."
+            )
+        seen = set(json.loads(provenance.read_text())["seen_subjects"])
+        both = [s for s in subjects(self.datalist["test"]) if hashed(s) in seen]
+        if both:
+            raise ValueError(
+                f"{self.load_path} was trained or selected on {len(both)} subjects of the test part ({', '.join(both[:5])}): "
+                "evaluate with the datalist it was trained with."
+            )
+
+
+class InitialWeights:
+    """Start a training from given weights, see :py:func:`custom.networks.load_initial_weights`."""
+
+    def __init__(self, network: torch.nn.Module, weights: str) -> None:
+        self.network, self.weights = network, weights
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        left = load_initial_weights(self.network, self.weights)
+        engine.logger.info(f"Initial weights from {self.weights}; not among them: {', '.join(left) or 'nothing'}.")

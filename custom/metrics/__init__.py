@@ -1,0 +1,32 @@
+"""Figures with intervals, baselines, class weights, calibration and the leak detector."""
+
+from __future__ import annotations
+
+from .aggregate import probabilities, probability_columns, read_predictions, subject_table
+from .baselines import Baseline, LinearSVM
+from .bootstrap import bootstrap, paired_difference
+from .evaluation import evaluate, evaluate_folds, summarise_permutations
+from .features import BlockMeans, MissingColumn
+from .figures import expected_calibration_error, figures
+from .leak import permute_labels
+from .weights import class_weights
+
+__all__ = [
+    "Baseline",
+    "BlockMeans",
+    "LinearSVM",
+    "MissingColumn",
+    "bootstrap",
+    "class_weights",
+    "evaluate",
+    "evaluate_folds",
+    "expected_calibration_error",
+    "figures",
+    "paired_difference",
+    "permute_labels",
+    "probabilities",
+    "probability_columns",
+    "read_predictions",
+    "subject_table",
+    "summarise_permutations",
+]

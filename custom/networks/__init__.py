@@ -1,0 +1,5 @@
+from .initial_weights import load_initial_weights
+from .simple_cnn3d import Simple3DCNN
+from .slice_classifier import BACKBONES, SliceClassifier
+
+__all__ = ["BACKBONES", "Simple3DCNN", "SliceClassifier", "load_initial_weights"]

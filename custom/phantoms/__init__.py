@@ -1,0 +1,5 @@
+"""Small synthetic studies, written in each study's own raw layout, with an effect of known size."""
+
+from __future__ import annotations
+
+__all__ = ["artefacts", "head", "oasis"]

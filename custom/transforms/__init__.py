@@ -1,0 +1,13 @@
+from .brain_scale import ScaleBrainPercentiles, ScaleBrainPercentilesd
+from .check import CheckScand, check_scan
+from .slices import AxialSlicesd, PictureToSliced, slice_positions
+
+__all__ = [
+    "AxialSlicesd",
+    "CheckScand",
+    "PictureToSliced",
+    "ScaleBrainPercentiles",
+    "ScaleBrainPercentilesd",
+    "check_scan",
+    "slice_positions",
+]

@@ -1,0 +1,155 @@
+"""Grad-CAM of test subjects, in the space of their scans, with the randomised-weights check.
+
+References: Selvaraju et al., Grad-CAM (ICCV 2017); Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018): a map that
+stays the same when the weights are replaced by random ones shows the picture's edges, not what the network has learnt.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from monai.visualize import GradCAM
+from scipy.stats import spearmanr
+from torch import nn
+
+from .maps import Explanation, write_explanations
+
+__all__ = ["gradcam", "last_spatial_layer", "randomised", "rank_correlation", "write_gradcam"]
+
+
+def write_gradcam(
+    network: nn.Module,
+    scans: Sequence[Mapping[str, Any]],
+    scan_transforms: Sequence[Callable],
+    input_transforms: Sequence[Callable],
+    class_names: Sequence[str],
+    output_dir: str,
+    device: torch.device,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Explain the predicted class of every scan; write NIfTI maps, pictures and ``maps.json``.
+
+    Args:
+        network: with its weights loaded.
+        scans: ``{"image": raw file, "subject": …, "label": …}``.
+        scan_transforms: raw scan → prepared image or slices, inverted to bring the map back onto the scan's grid.
+        input_transforms: prepared image → network input.
+        class_names: in the order of the logits.
+        output_dir: receives the files.
+        device: to work on.
+        seed: of the random weights; each scan gets other ones.
+
+    Returns:
+        The entries of ``maps.json``.
+    """
+    network = network.to(device).eval()
+    prepare, enter = Compose(list(scan_transforms)), Compose(list(input_transforms))
+    explanations = []
+    for number, scan in enumerate(scans):
+        items = prepare({"image": scan["image"]})
+        items = items if isinstance(items, list) else [items]
+        images = torch.stack([torch.as_tensor(enter(item)["image"]) for item in items]).to(device)
+        with torch.no_grad():
+            predicted = int(network(images).softmax(1).mean(0).argmax())
+        maps = gradcam(network, images, predicted)
+        control = gradcam(randomised(network, seed + number), images, predicted)
+        explanations.append(
+            Explanation(
+                subject=str(scan["subject"]),
+                source=str(scan["image"]),
+                label=scan.get("label"),
+                predicted=predicted,
+                volume=_in_scan_space(maps, items, prepare),
+                background=_in_scan_space(images, items, prepare),
+                correlation=rank_correlation(maps, control, images > 0),
+            )
+        )
+    return write_explanations(explanations, class_names, output_dir, method="Grad-CAM")
+
+
+def gradcam(network: nn.Module, images: torch.Tensor, target: int) -> torch.Tensor:
+    """Return the Grad-CAM (N, 1, *spatial), not negative, of one class at the last layer that is fine enough.
+
+    Args:
+        network: in evaluation mode.
+        images: (N, 1, *spatial).
+        target: class index.
+    """
+    # on a copy: MONAI's hooks stay in the module that it is given
+    cam = GradCAM(copy.deepcopy(network), last_spatial_layer(network, images[:1]), postprocessing=lambda values: values)
+    return torch.cat([cam(image[None], class_idx=target).detach() for image in images])
+
+
+def last_spatial_layer(network: nn.Module, image: torch.Tensor, min_size: int = 6) -> str:
+    """Return the name of the last module that puts out a feature map of at least ``min_size`` voxels along every axis.
+
+    Deeper maps, 4³ for a volume of 128³, cannot tell one lobe from the next.
+    Modules that run several times (one activation for all layers) are passed over: their gradient would be another layer's.
+
+    Args:
+        network: any classifier.
+        image: an example input, (1, C, *spatial).
+        min_size: smallest side of the feature map.
+
+    Raises:
+        ValueError: if the network has no such layer.
+    """
+    found: list[str] = []
+
+    def remember(name: str) -> Callable:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor) and output.ndim == image.ndim and min(output.shape[2:]) >= min_size:
+                found.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(remember(name)) for name, module in network.named_modules() if name]
+    try:
+        with torch.no_grad():
+            network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    once = [name for name in found if found.count(name) == 1]
+    if not once:
+        raise ValueError(
+            f"{type(network).__name__} has no feature map of {min_size} voxels per axis for an input of {tuple(image.shape)}."
+        )
+    return once[-1]
+
+
+def randomised(network: nn.Module, seed: int) -> nn.Module:
+    """Return a copy of a network whose every parameter is drawn anew by its module's own initialisation."""
+    twin = copy.deepcopy(network)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module in twin.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    return twin.eval()
+
+
+def rank_correlation(maps: torch.Tensor, control: torch.Tensor, brain: torch.Tensor) -> float | None:
+    """Return Spearman's correlation of two maps within the brain; ``None`` if one of them is constant there."""
+    a, b = (np.asarray(x.cpu())[np.asarray(brain.cpu())] for x in (maps, control))
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    return float(spearmanr(a, b).statistic)
+
+
+def _in_scan_space(maps: torch.Tensor, items: Sequence[Mapping[str, Any]], prepare: Compose) -> MetaTensor:
+    """Take maps, one per prepared image, back through the transforms; slices of a volume come together in it."""
+    volumes = []
+    for values, item in zip(maps.cpu(), items, strict=True):
+        image = item["image"]
+        history = copy.deepcopy(image.applied_operations)  # the inverse uses the list up
+        values = MetaTensor(values.reshape(image.shape), meta=image.meta, applied_operations=history)
+        volumes.append(prepare.inverse({**item, "image": values})["image"])
+    together = torch.stack([v.as_tensor() for v in volumes]).amax(0)
+    return MetaTensor(together, affine=volumes[0].affine)

@@ -1,0 +1,170 @@
+"""``report.html``: one self-contained page about one evaluation."""
+
+from __future__ import annotations
+
+import base64
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from matplotlib.figure import Figure
+
+from ..metrics.aggregate import read_predictions
+from ..metrics.evaluation import NETWORK
+from ..paths import written_whole
+from .displays import calibration_curve, confusion_matrix, precision_recall_curves, probability_strips, roc_curves
+from .history import read_scalars, training_history
+
+__all__ = ["write_report"]
+
+UNDEFINED = "–"
+FIGURES = {
+    "auc": "AUC",
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "quadratic_kappa": "quadratic κ",
+    "mcc": "MCC",
+    "ece": "ECE",
+    "log_loss": "log loss",
+}
+CAPTIONS = {
+    "roc": "ROC curves. The diagonal is chance. With folds: their mean, the network's folds thinly behind it.",
+    "precision_recall": "Precision against recall; the right end of a curve is the share of the class.",
+    "confusion": "Confusion matrix of the network: subjects, and their share of the true class.",
+    "probabilities": "The network's probabilities, one point per subject; the bar is the median.",
+    "calibration": "Calibration of the network in bins of equally many subjects: on the diagonal, of the subjects who "
+    "were given 80 % eight in ten have the class. Below: how often each probability was given.",
+    "history": "Training history, from the event files of this folder.",
+}
+
+
+def write_report(output_dir: str, summary_writer: Any = None) -> str:
+    """Write ``report.html`` and its pictures; all content comes from ``output_dir``.
+
+    Reads ``metrics.json``, ``predictions.csv``, ``baseline_predictions.csv`` and, where they are, the event files,
+    ``permutations.json`` and ``explain/maps.json``.
+
+    Args:
+        output_dir: folder of one evaluation.
+        summary_writer: TensorBoard writer that gets the same pictures, or None.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        FileNotFoundError: the folder holds no evaluation.
+    """
+    folder = Path(output_dir)
+    if not (folder / "metrics.json").is_file():
+        raise FileNotFoundError(f"{folder}/metrics.json does not exist: run evaluate.json with this output_dir first")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    pictures = {}
+    for name, figure in _draw(folder, metrics).items():
+        pictures[name] = {"uri": _save(figure, folder / f"{name}.png"), "caption": CAPTIONS[name]}
+        if summary_writer is not None:
+            summary_writer.add_figure(f"report/{name}", figure)
+    page = _template().render(
+        m=metrics,
+        figures={key: name for key, name in FIGURES.items() if key in metrics["models"][NETWORK]},
+        pictures=pictures,
+        verdicts=_verdicts(metrics),
+        folds=metrics["split"].get("folds", [metrics["split"]]),
+        permutations=_read(folder / "permutations.json"),
+        explain=_explanations(folder / "explain"),
+    )
+    with written_whole(folder / "report.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return str(folder / "report.html")
+
+
+def _template() -> Template:
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"number": _number, "signed": _signed, "plain": _plain}
+    return environment.get_template("report.html")
+
+
+def _draw(folder: Path, metrics: dict) -> dict[str, Figure]:
+    names, network = metrics["class_names"], read_predictions(folder / "predictions.csv", metrics["unit"])
+    tables = {NETWORK: network} | _baselines(folder, metrics)
+    found = {
+        "roc": roc_curves(tables, names),
+        "confusion": confusion_matrix(network, names),
+        "probabilities": probability_strips(network, names),
+        "calibration": calibration_curve(network, names),
+        "precision_recall": precision_recall_curves(tables, names),
+    }
+    scalars = read_scalars(folder)
+    return found | ({"history": training_history(scalars)} if scalars else {})
+
+
+def _baselines(folder: Path, metrics: dict) -> dict[str, pd.DataFrame]:
+    table = read_predictions(folder / "baseline_predictions.csv", metrics["unit"])
+    return {name: part.reset_index(drop=True) for name, part in table.groupby("baseline", sort=False)}
+
+
+def _save(figure: Figure, path: Path) -> str:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    return _data_uri(buffer.getvalue())
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _read(path: Path) -> dict | None:
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _explanations(folder: Path) -> dict | None:
+    """``maps.json`` with the pictures inlined; their paths are relative to its folder."""
+    found = _read(folder / "maps.json")
+    if found is not None:
+        found["maps"] = [m | {"uri": _data_uri((folder / m["png"]).read_bytes())} for m in found["maps"]]
+        check = found["randomised_weights_correlation"]
+        found["check"] = _plain(check["mean"])
+        if check["low"] is not None:
+            found["check"] += f" ({_plain(check['low'])} to {_plain(check['high'])})"
+    return found
+
+
+def _verdicts(metrics: dict) -> list[str]:
+    """What the intervals say, in words: against chance and against every baseline."""
+    auc, said = metrics["models"][NETWORK]["auc"], []
+    if auc["value"] is not None:
+        where = "above" if auc["low"] > 0.5 else "below" if auc["high"] < 0.5 else "around"
+        chance = "which is chance: no skill is shown" if where == "around" else "which is chance"
+        said.append(f"AUC of the network: {_number(auc, True)}. The interval lies {where} 0.5, {chance}.")
+    for name, difference in metrics["differences"].items():
+        d = difference["auc"]
+        if d["value"] is None:
+            continue
+        better = "better than" if d["low"] > 0 else "worse than" if d["high"] < 0 else "not distinguishable from"
+        said.append(f"The network is {better} “{name}”: AUC difference {_signed(d)}.")
+    return said
+
+
+def _plain(value: float | None, digits: int = 2) -> str:
+    # adding 0 turns the minus zero of rounding into zero
+    return UNDEFINED if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def _number(interval: dict, with_interval: bool = False) -> str:
+    if interval["value"] is None:
+        return UNDEFINED
+    text = _plain(interval["value"])
+    return f"{text} ({_plain(interval['low'])} to {_plain(interval['high'])})" if with_interval else text
+
+
+def _signed(interval: dict) -> str:
+    if interval["value"] is None:
+        return UNDEFINED
+    sign = "+" if interval["value"] > 0 else ""
+    return f"{sign}{_plain(interval['value'])} ({_plain(interval['low'])} to {_plain(interval['high'])})"

@@ -1,0 +1,154 @@
+import copy
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from custom.metrics import Baseline, evaluate, evaluate_folds, permute_labels, summarise_permutations
+
+NAMES = ["healthy", "ill"]
+BASELINES = {"majority class": Baseline(), "age": Baseline(["Age"]), "nWBV": Baseline(["nWBV"])}
+
+
+def study(first: int = 0) -> dict:
+    rng = np.random.default_rng(first)
+    rows = [{"image": f"{i}_{z}.nii", "subject": f"{i:04}", "label": i % 2} for i in range(60) for z in range(2)]
+    age = rng.normal(size=60) + np.arange(60) % 2
+    rows = [r | {"Age": age[int(r["subject"])]} for r in rows]
+    test = [r for r in rows if first <= int(r["subject"]) < first + 20]
+    rest = [r for r in rows if r not in test]
+    return {
+        "study": "phantom",
+        "synthetic": True,
+        "class_names": NAMES,
+        "split": {"method": "KFold", "seed": 0, "digest": {"test": f"d{first}"}},
+        "training": rest[:60],
+        "validation": rest[60:],
+        "test": test,
+    }
+
+
+def predictions(path, datalist: dict) -> str:
+    labels = {r["subject"]: r["label"] for r in datalist["test"]}
+    p = np.clip(0.5 + 0.3 * (np.array(list(labels.values())) - 0.5) + np.linspace(-0.3, 0.3, len(labels)), 0, 1)
+    table = pd.DataFrame({"subject": list(labels), "label": list(labels.values()), "predicted": (p > 0.5).astype(int)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.assign(rows=2, p_healthy=1 - p, p_ill=p).to_csv(path, index=False)
+    return str(path)
+
+
+def run(folder, datalist: dict, **options) -> dict:
+    path = predictions(folder / "predictions.csv", datalist)
+    return evaluate(path, datalist, BASELINES, str(folder), n_bootstrap=50, **options)
+
+
+def test_metrics_file_holds_what_is_returned(tmp_path):
+    found = run(tmp_path, study())
+    assert json.loads((tmp_path / "metrics.json").read_text()) == found
+    assert list(found["models"]) == ["network", "majority class", "age"]
+    assert found["unavailable"].keys() == {"nWBV"}
+    assert found["differences"].keys() == {"majority class", "age"}
+    assert found["models"]["majority class"]["auc"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert found["subjects"]["test"] == {"n": 20, "rows": 40, "classes": {"healthy": 10, "ill": 10}}
+    assert np.sum(found["confusion"]) == 20
+    assert found["synthetic"] is True
+    assert found["permuted"] is None
+    assert {p.name for p in tmp_path.iterdir()} == {"metrics.json", "predictions.csv", "baseline_predictions.csv"}
+
+
+def test_difference_is_network_minus_baseline(tmp_path):
+    found = run(tmp_path, study())
+    expected = found["models"]["network"]["auc"]["value"] - found["models"]["age"]["auc"]["value"]
+    assert found["differences"]["age"]["auc"]["value"] == pytest.approx(expected)
+
+
+def test_baseline_table_has_the_test_subjects(tmp_path):
+    run(tmp_path, study())
+    table = pd.read_csv(tmp_path / "baseline_predictions.csv", dtype={"subject": str})
+    assert list(table.columns) == ["baseline", "subject", "label", "predicted", "rows", "p_healthy", "p_ill"]
+    assert set(table["subject"]) == {f"{i:04}" for i in range(20)}
+    assert len(table) == 40
+
+
+def test_absent_class_becomes_null(tmp_path):
+    datalist = study() | {"class_names": [*NAMES, "severe"]}
+    path = predictions(tmp_path / "predictions.csv", datalist)
+    pd.read_csv(path, dtype={"subject": str}).assign(p_severe=0.0).to_csv(path, index=False)
+    found = evaluate(path, datalist, {}, str(tmp_path), n_bootstrap=10)
+    assert found["models"]["network"]["recall_severe"] == {"value": None, "low": None, "high": None}
+    assert "NaN" not in (tmp_path / "metrics.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.iloc[1:], "not those of the test part .* e.g. 0000"),
+        (lambda t: t.assign(label=0), "another label, e.g. 0001"),
+        (lambda t: t.replace({"subject": {"0003": "x"}}), "e.g. 0003, x"),
+        (lambda t: pd.concat([t, t]), "occurs twice"),
+        (lambda t: t.rename(columns={"p_ill": "p_sick"}), "probability columns"),
+    ],
+)
+def test_other_predictions_are_refused(tmp_path, change, message):
+    path = predictions(tmp_path / "predictions.csv", study())
+    change(pd.read_csv(path, dtype={"subject": str})).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=message):
+        evaluate(path, study(), BASELINES, str(tmp_path), n_bootstrap=10)
+
+
+def test_column_that_some_subjects_lack_is_an_error(tmp_path):
+    datalist = copy.deepcopy(study())
+    datalist["training"][0]["Age"] = datalist["training"][1]["Age"] = None
+    with pytest.raises(ValueError, match="'Age' for 0020"):
+        run(tmp_path, datalist)
+
+
+def test_intervals_are_over_subjects_when_the_unit_is_a_block(tmp_path):
+    datalist = study()
+    for part in ("training", "validation", "test"):
+        datalist[part] = [r | {"block": r["image"], "subject": r["subject"][:-1]} for r in datalist[part]]
+    blocks = {r["block"]: r for r in datalist["test"]}
+    table = pd.DataFrame(
+        {"block": list(blocks), "subject": [r["subject"] for r in blocks.values()], "rows": 1}
+        | {"label": [r["label"] for r in blocks.values()], "predicted": 0, "p_healthy": 0.6, "p_ill": 0.4}
+    )
+    table.to_csv(tmp_path / "predictions.csv", index=False)
+    arguments = (str(tmp_path / "predictions.csv"), datalist, {"age": Baseline(["Age"])}, str(tmp_path))
+    found = evaluate(*arguments, n_bootstrap=200, unit="block")
+    # both subjects have as many blocks of either class, so whole subjects leave the accuracy where it is
+    assert found["models"]["network"]["accuracy"] == {"value": 0.5, "low": 0.5, "high": 0.5}
+    assert found["subjects"]["test"]["n"] == 2
+    assert found["subjects"]["test"]["classes"] == {"healthy": 20, "ill": 20}
+
+
+def test_folds_are_pooled(tmp_path):
+    folds = [run(tmp_path / str(k), study(20 * k)) for k in range(3)]
+    found = evaluate_folds([str(tmp_path / str(k)) for k in range(3)], str(tmp_path / "all"), n_bootstrap=50)
+    mean = np.mean([f["models"]["age"]["auc"]["value"] for f in folds])
+    assert found["models"]["age"]["auc"]["value"] == pytest.approx(mean)
+    assert found["n_folds"] == 3
+    assert found["subjects"]["test"]["n"] == 60
+    assert [s["digest"]["test"] for s in found["split"]["folds"]] == ["d0", "d20", "d40"]
+    pooled = pd.read_csv(tmp_path / "all" / "predictions.csv")
+    assert pooled["fold"].value_counts().to_dict() == {0: 20, 1: 20, 2: 20}
+    assert "fold" in pd.read_csv(tmp_path / "all" / "baseline_predictions.csv")
+
+
+def test_folds_that_share_subjects_or_differ_are_refused(tmp_path):
+    run(tmp_path / "a", study())
+    run(tmp_path / "b", study() | {"study": "other"})
+    with pytest.raises(ValueError, match="b: study differ"):
+        evaluate_folds([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "all"))
+    with pytest.raises(ValueError, match="0000, 0001.* several folds"):
+        evaluate_folds([str(tmp_path / "a"), str(tmp_path / "a")], str(tmp_path / "all"))
+
+
+def test_permutations_are_summarised(tmp_path):
+    runs = [run(tmp_path / str(k), permute_labels(study(), k)) for k in range(3)]
+    found = summarise_permutations([str(tmp_path / str(k)) for k in range(3)], str(tmp_path))
+    assert found["seeds"] == [0, 1, 2]
+    assert found["mean"] == pytest.approx(np.mean([r["models"]["network"]["auc"]["value"] for r in runs]))
+    run(tmp_path / "plain", study())
+    with pytest.raises(ValueError, match="plain: labels not permuted"):
+        summarise_permutations([str(tmp_path / "plain")], str(tmp_path))
