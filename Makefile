@@ -3,7 +3,7 @@ PYTHON ?= python3
 BUNDLE ?= oasis_mri_alzheimers_classification
 BIN := .venv/bin
 
-.PHONY: demo test lint package bench
+.PHONY: demo real test lint package bench
 
 .venv/installed: requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -12,7 +12,10 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
-	$(BIN)/python scripts/demo.py $(BUNDLE) demo/$(BUNDLE)
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo_$(BUNDLE).sh demo/$(BUNDLE)
+
+real: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/real_$(BUNDLE).sh "$(RAW)"
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -22,7 +25,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 package: .venv/installed
-	$(BIN)/python scripts/package_bundle.py bundles/$(BUNDLE)
+	$(BIN)/python scripts/package_bundle.py pack bundles/$(BUNDLE)
 
 bench: .venv/installed
 	$(BIN)/python scripts/benchmark.py oasis

@@ -1,15 +1,19 @@
-"""Write a small synthetic study in the raw layout of the real one: ``python scripts/phantom.py oasis RAW_DIR``."""
+"""Write a small synthetic study: ``python scripts/phantom.py oasis RAW_DIR``, in the raw layout of the real one.
+
+``oasis_slices DATASET_DIR`` writes prepared slices with known atrophy, for pre-training.
+"""
 
 from __future__ import annotations
 
 import fire
 
 from custom.phantoms.oasis import write_study as oasis
+from custom.phantoms.oasis_slices import write_slices as oasis_slices
 
 
 def main() -> None:
     """Command line: one subcommand per study."""
-    fire.Fire({"oasis": oasis})
+    fire.Fire({"oasis": oasis, "oasis_slices": oasis_slices})
 
 
 if __name__ == "__main__":

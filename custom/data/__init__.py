@@ -1,4 +1,4 @@
-from .datalist import read_datalist, write_datalist
+from .datalist import read_datalist, split_again, write_datalist
 from .prepare import prepare
 from .records import Record, Study
 from .scans import images_within, list_scans, test_scans
@@ -15,6 +15,7 @@ __all__ = [
     "list_scans",
     "prepare",
     "read_datalist",
+    "split_again",
     "test_scans",
     "write_datalist",
 ]

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from ..paths import written_whole
-from .records import Study
+from .records import Record, Study
 from .splits import PARTS, Split
 
-__all__ = ["digest", "hashed", "read_datalist", "subjects", "write_datalist"]
+__all__ = ["digest", "hashed", "read_datalist", "split_again", "subjects", "write_datalist"]
 
 
 def write_datalist(path: str | Path, study: Study, split: Split, prepared: Mapping[str, Sequence[dict]]) -> dict:
@@ -31,21 +31,42 @@ def write_datalist(path: str | Path, study: Study, split: Split, prepared: Mappi
     Returns:
         The content of the file. A record that was rejected in preparation is in no part.
     """
-    records = [r for r in study.records if r.name in prepared]
-    lists: dict[str, list[dict]] = {part: [] for part in PARTS}
-    for record, part in zip(records, split.parts(records), strict=True):
-        common = {"label": record.label, "subject": record.subject, "source": record.image, **record.columns}
-        lists[part] += [{**written, **common} for written in prepared[record.name]]
+    rows = [
+        {**written, "label": r.label, "subject": r.subject, "source": r.image, **r.columns}
+        for r in study.records
+        for written in prepared.get(r.name, [])
+    ]
     content = {
         "study": study.name,
         "synthetic": study.synthetic,
         "subjects_known": study.subjects_known,
         "class_names": study.class_names,
         "dropped": dict(study.dropped),
-        "split": {**split.describe(), "digest": {part: digest(subjects(lists[part])) for part in PARTS}},
-        **lists,
+        **_split(rows, split),
     }
-    check_datalist(content, str(path), Path(path).parent)
+    return _write(Path(path), content)
+
+
+def split_again(source: str | Path, split: Split, path: str | Path) -> dict:
+    """Write another split of the images of an existing datalist, which keeps lying where it is; return the content."""
+    content = read_datalist(source)
+    rows = [row for part in PARTS for row in content[part]]
+    images = {row["image"]: str(Path(row["image"]).resolve()) for row in rows}
+    return _write(Path(path), content | _split([{**row, "image": images[row["image"]]} for row in rows], split))
+
+
+def _split(rows: Sequence[dict], split: Split) -> dict[str, Any]:
+    """Return the three lists and the ``split`` block that says how they came about."""
+    records = [Record(row["image"], row["subject"], row["image"], row["label"], row) for row in rows]
+    lists: dict[str, list[dict]] = {part: [] for part in PARTS}
+    for row, part in zip(rows, split.parts(records), strict=True):
+        lists[part].append(row)
+    digests = {part: digest(subjects(lists[part])) for part in PARTS}
+    return {"split": {**split.describe(), "digest": digests}, **lists}
+
+
+def _write(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    check_datalist(content, str(path), path.parent)
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False))
     return content
@@ -73,7 +94,7 @@ def read_datalist(path: str | Path, class_names: Iterable[str] | None = None) ->
         )
     check_datalist(content, str(file), file.parent)
     for part in PARTS:
-        content[part] = [{**row, "image": str(file.parent / row["image"])} for row in content[part]]
+        content[part] = [{**row, "image": str(file.parent.absolute() / row["image"])} for row in content[part]]
     return content
 
 

@@ -170,9 +170,10 @@ def _class_folders(root: Path, table: Path) -> tuple[list[Record], Counter[str]]
 
 
 def _picture(image: Path) -> Image.Image:
-    """Return a picture of an image file: itself, or a volume's middle slice."""
-    if image.suffix in PICTURES:
-        return Image.open(image)
+    """Return a grey picture of an image file: itself, or a volume's middle slice."""
+    if image.suffix.lower() in PICTURES:
+        with Image.open(image) as picture:  # Kaggle has 6400, more than a process may hold open
+            return picture.convert("L")
     volume = np.squeeze(np.asanyarray(nib.load(image).dataobj))
     middle = volume[..., volume.shape[-1] // 2].astype(np.float32)
     return Image.fromarray(np.uint8(255 * (middle - middle.min()) / max(float(np.ptp(middle)), 1e-6)))

@@ -28,7 +28,7 @@ def read_table(path: Path) -> dict[str, dict[str, Column]]:
     if not path.is_file():
         raise FileNotFoundError(f"the study's table {path} does not exist: put it there, or give --table.")
     frame = pd.read_csv(path, encoding="utf-8-sig", dtype=str, skipinitialspace=True)
-    frame.columns = frame.columns.str.strip()
+    frame = frame.rename(columns=str.strip).apply(lambda column: column.str.strip())
     absent = [c for c in REQUIRED if c not in frame]
     if absent:
         raise ValueError(f"{path} has no column {absent}; its columns are {list(frame.columns)}.")
@@ -41,11 +41,11 @@ def read_table(path: Path) -> dict[str, dict[str, Column]]:
         columns["nWBV"] = columns["nWBV"].where(columns["nWBV"] <= 1, columns["nWBV"] / 1000)
     table = pd.DataFrame(columns).astype(object)
     table = table.where(table.notna(), None)
-    return dict(zip(frame["ID"].str.strip(), table.to_dict("records"), strict=True))
+    return dict(zip(frame["ID"], table.to_dict("records"), strict=True))
 
 
 def _numbers(frame: pd.DataFrame, column: str, path: Path) -> pd.Series:
-    values = frame[column].str.strip().replace({"": None, "N/A": None, "NA": None})
+    values = frame[column].replace({"": None, "N/A": None, "NA": None})
     numbers = pd.to_numeric(values, errors="coerce")
     wrong = frame["ID"][values.notna() & numbers.isna()].tolist()
     if wrong:

@@ -6,6 +6,7 @@ are known by a hash beside the images: other transforms want another folder.
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import logging
@@ -16,18 +17,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import joblib
 import nibabel as nib
 import numpy as np
 from joblib import Parallel, delayed
 from monai.data import MetaTensor
-from monai.data.utils import pickle_hashing, to_affine_nd
+from monai.data.utils import to_affine_nd
 from monai.transforms import Compose
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
-from ..paths import written_whole
 from ..errors import BadScan
+from ..paths import written_whole
 from .datalist import write_datalist
 from .records import Record, Study
 from .splits import Split
@@ -39,6 +41,8 @@ logger = logging.getLogger(__name__)
 # what a damaged or unsuitable file raises in our checks, nibabel (memory maps: ValueError), PIL and zlib; anything else is a
 # fault of the program and stops the run
 BAD_INPUT = (BadScan, OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
+# MONAI tries its other readers after the one that is named and says what they raised as text only
+NO_READER = "cannot find a suitable reader"
 
 
 def prepare(
@@ -70,11 +74,12 @@ def prepare(
     """
     folder = Path(dataset_dir)
     _claim(folder, transform)
-    jobs = (delayed(_prepare_record)(record, transform, folder) for record in study.records)
+    worker = copy.deepcopy(transform)  # MONAI's readers remember what they read, and a recipe that has changed is another one
+    jobs = (delayed(_prepare_record)(record, worker, folder) for record in study.records)
     # a generator, and in order of completion: the bar moves with the scans and nothing but file names comes back
     outcomes = Parallel(n_jobs=num_workers, return_as="generator_unordered")(jobs)
     bar = tqdm(outcomes, total=len(study.records), desc="preprocess", unit="scan", disable=not sys.stderr.isatty())
-    results = {name: outcome for name, outcome in bar}
+    results = dict(bar)
     rejected = {name: reason for name, reason in results.items() if isinstance(reason, str)}
     _write_rejected(folder / "rejected.csv", [r for r in study.records if r.name in rejected], rejected)
     prepared = {name: rows for name, rows in results.items() if not isinstance(rows, str)}
@@ -95,7 +100,7 @@ def save_image(path: Path, image: MetaTensor) -> None:
 def _claim(folder: Path, transform: Callable) -> None:
     """Write which transforms the folder's images are made by, or refuse a folder made by others."""
     steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
-    recipe = pickle_hashing(list(steps)).decode()
+    recipe = joblib.hash(list(steps))  # by value, whereas a pickle differs with the identity of equal strings
     file = folder / "images" / "transforms.hash"
     if not file.exists():
         with written_whole(file) as temporary:
@@ -108,11 +113,15 @@ def _prepare_record(record: Record, transform: Callable, folder: Path) -> tuple[
     """Return what was written of a record, now or in an earlier run, or the reason why not."""
     done = folder / "images" / f"{record.name}.json"
     if done.is_file():
-        return record.name, json.loads(done.read_text())
+        rows = json.loads(done.read_text())
+        if all((folder / row["image"]).is_file() for row in rows):
+            return record.name, rows
     try:
         items = transform({"image": record.image})
     except (RuntimeError, *BAD_INPUT) as error:
         cause = _root(error)
+        if NO_READER in str(cause):
+            return record.name, _first_error(str(cause))
         if not isinstance(cause, BAD_INPUT):
             raise
         return record.name, f"{type(cause).__name__}: {cause}"
@@ -127,6 +136,12 @@ def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _first_error(tracebacks: str) -> str:
+    """Return what the first of several printed tracebacks ends in: the complaint of the reader that was named."""
+    last_lines = re.findall(r"^[\w.]+: .+$", tracebacks.partition("Traceback")[2], re.MULTILINE)
+    return last_lines[0] if last_lines else tracebacks
 
 
 def _write(record: Record, item: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -3,6 +3,11 @@
 A resample is a weight per subject (how often it was drawn), so that all resamples are computed at once: confusion
 matrices and calibration bins are matrix products, and the AUC is a cumulative sum over scores that are sorted once.
 The figures of weight 1 are those of scikit-learn, which the tests demand.
+
+What an interval covers: the choice of test subjects, given the trained models; not the variation of another training.
+Measured coverage of a true AUC of 0.76 (1000-1500 simulated studies each): 0.93 at 26 and at 80 subjects, 0.94 at 132
+and at 400, 0.94 for the mean of five folds. It is a little less than 0.95, and the misses lean to one side: the lower
+bound lies above the truth in 3.5-6 % of the studies where 2.5 % is meant, so a bound just above chance proves little.
 """
 
 from __future__ import annotations
@@ -48,7 +53,7 @@ def bootstrap(
     y, p = check(labels, probabilities, class_names)
     values = _over_folds([figures(y[i], p[i], class_names, ordinal) for i in _fold_members(folds, len(y))])
     samples = _samples(y, p, class_names, ordinal, folds, clusters, n, seed)
-    return {name: _interval(values[name], samples[name]) for name in values}
+    return {name: percentile_interval(values[name], samples[name]) for name in values}
 
 
 def paired_difference(
@@ -69,7 +74,7 @@ def paired_difference(
         values = _over_folds([figures(y[i], p[i], class_names) for i in _fold_members(folds, len(y))])
         results.append((values, _samples(y, p, class_names, True, folds, clusters, n, seed)))
     (value_a, sample_a), (value_b, sample_b) = results
-    return {k: _interval(value_a[k] - value_b[k], sample_a[k] - sample_b[k]) for k in names}
+    return {k: percentile_interval(value_a[k] - value_b[k], sample_a[k] - sample_b[k]) for k in names}
 
 
 def resample(n_units: int, clusters: Sequence | None = None, n: int = 1000, seed: int = 0) -> np.ndarray:
@@ -97,7 +102,7 @@ def weighted_figures(
     """
     y, p, w = labels, probabilities, weights
     confusion = _confusions(y, p.argmax(1), w, len(class_names))
-    aucs = np.stack([_weighted_auc(y == c, p[:, c], w) for c in range(len(class_names))])
+    aucs = np.stack([weighted_auc(y == c, p[:, c], w) for c in range(len(class_names))])
     picked = np.clip(p[np.arange(len(y)), y], np.finfo(p.dtype).eps, 1 - np.finfo(p.dtype).eps)
     found = _confusion_figures(confusion, class_names, ordinal) | {
         "auc": aucs[1] if len(class_names) == 2 else _nanmean(aucs),
@@ -127,7 +132,8 @@ def _over_folds(parts: list[dict]) -> dict:
     return {name: _nanmean(np.stack([part[name] for part in parts])) for name in parts[0]}
 
 
-def _interval(value: float, samples: np.ndarray) -> Interval:
+def percentile_interval(value: float, samples: np.ndarray) -> Interval:
+    """Value with the 2.5th and 97.5th percentile of its defined resamples; all NaN if the value or every resample is."""
     defined = samples[~np.isnan(samples)]
     if np.isnan(value) or len(defined) == 0:
         return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
@@ -174,7 +180,7 @@ def _confusion_figures(m: np.ndarray, class_names: Sequence[str], ordinal: bool)
     return found | {f"recall_{name}": recall[:, c] for c, name in enumerate(class_names)}
 
 
-def _weighted_auc(positive: np.ndarray, score: np.ndarray, w: np.ndarray) -> np.ndarray:
+def weighted_auc(positive: np.ndarray, score: np.ndarray, w: np.ndarray) -> np.ndarray:
     """Probability that a positive scores above a negative, ties counting half (Mann & Whitney 1947); (n,)."""
     _, group = np.unique(score, return_inverse=True)
     tied = np.eye(group.max() + 1)[group]

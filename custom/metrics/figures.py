@@ -48,7 +48,7 @@ def figures(
         "mcc": sk.matthews_corrcoef(y, predicted) if several else np.nan,
         "auc": aucs[1] if len(classes) == 2 else _nanmean(aucs),
         "ece": expected_calibration_error(y, p),
-        "log_loss": sk.log_loss(y, p, labels=classes),
+        "log_loss": sk.log_loss(y, p / p.sum(1, keepdims=True), labels=classes),  # float32 sums are not quite 1
     }
     if ordinal:
         kappa = sk.cohen_kappa_score(y, predicted, labels=classes, weights="quadratic") if several else np.nan

@@ -10,7 +10,9 @@ import torch
 __all__ = ["class_weights"]
 
 
-def class_weights(labels: Sequence[int], num_classes: int, clamp: float = 4.0) -> torch.Tensor:
+def class_weights(
+    labels: Sequence[int], num_classes: int, clamp: float = 4.0, device: torch.device | str = "cpu"
+) -> torch.Tensor:
     """Inverse class frequencies whose mean over the samples is 1, so that the loss keeps its scale.
 
     The largest weight is at most ``clamp`` times the smallest: a class of two subjects must not dominate the gradient.
@@ -19,6 +21,7 @@ def class_weights(labels: Sequence[int], num_classes: int, clamp: float = 4.0) -
         labels: class indices of the training samples.
         num_classes: number of classes.
         clamp: largest allowed ratio of two weights, at least 1.
+        device: of the tensor.
 
     Returns:
         float32 tensor of shape (num_classes,).
@@ -36,4 +39,4 @@ def class_weights(labels: Sequence[int], num_classes: int, clamp: float = 4.0) -
         absent = np.flatnonzero(counts == 0).tolist()
         raise ValueError(f"no training sample of class {absent}: merge classes, or split with another seed")
     weights = (1 / counts).clip(max=clamp / counts.max())
-    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32)
+    return torch.tensor(weights * counts.sum() / (weights * counts).sum(), dtype=torch.float32, device=device)

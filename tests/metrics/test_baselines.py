@@ -60,9 +60,11 @@ def test_other_estimator_is_not_fitted_in_place():
 
 
 def test_class_without_training_subjects_has_probability_zero():
-    table = Baseline(["Age"]).fit(study(), ["absent later", *NAMES]).predict_proba(study(4, first=60))
-    assert table.columns[-3:].tolist() == ["p_absent later", "p_healthy", "p_ill"]
-    assert (table["p_ill"] == 0).all()
+    training, test = ([r | {"label": 2 * r["label"]} for r in rows] for rows in (study(), study(40, 1, first=60)))
+    table = Baseline(["Age"]).fit(training, ["healthy", "never seen", "ill"]).predict_proba(test)
+    assert table.columns[-3:].tolist() == ["p_healthy", "p_never seen", "p_ill"]
+    assert (table["p_never seen"] == 0).all()
+    assert (table["predicted"] == table["label"]).mean() > 0.7
 
 
 @pytest.mark.parametrize("classes", [2, 3])

@@ -57,9 +57,7 @@ def test_within_keeps_the_multiset_of_each_group():
     rows = [r for p in ("training", "validation", "test") for r in permuted[p]]
     original = [r for p in ("training", "validation", "test") for r in study()[p]]
     for run in range(3):
-        assert Counter(r["label"] for r in rows if r["run"] == run) == Counter(
-            r["label"] for r in original if r["run"] == run
-        )
+        assert Counter(r["label"] for r in rows if r["run"] == run) == Counter(r["label"] for r in original if r["run"] == run)
 
 
 def test_unit_with_two_labels_is_refused():

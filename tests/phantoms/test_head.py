@@ -51,9 +51,9 @@ def test_each_kind_of_atrophy_lowers_nwbv(change: dict[str, float]):
 
 def test_thinning_leaves_the_ventricles_alone():
     thinned, healthy = scan(replace(HEALTHY, thinning=1.0)).image, scan(HEALTHY).image
-    middle = (slice(12, 17), slice(15, 22), slice(13, 17))
+    middle = (slice(12, 17), slice(16, 22), slice(15, 17))
     assert np.percentile(np.abs(thinned - healthy)[middle], 90) < 100
-    assert thinned.sum() < 0.95 * healthy.sum()
+    assert thinned.sum() < 0.97 * healthy.sum()
 
 
 def test_left_is_left():

@@ -112,6 +112,9 @@ def test_a_smaller_study_leaves_nothing_of_the_larger(tmp_path: Path):
 
 def test_joint_distribution_is_the_real_one():
     people = list(islice(draw_people(seed=1), 416))
+    assert {cdr: sum(decades.values()) for cdr, decades in COUNTS.items()} == {None: 181, 0: 135, 0.5: 70, 1: 28, 2: 2}
+    ill = sum((Counter(COUNTS[cdr]) for cdr in (0.5, 1.0, 2.0)), Counter())
+    assert ill == {60: 15, 70: 48, 80: 32, 90: 5}
     drawn = Counter((person.cdr, person.age // 10 * 10) for person in people)
     real = {(cdr, decade): n for cdr, decades in COUNTS.items() for decade, n in decades.items()}
     assert set(drawn) == set(real)

@@ -1,0 +1,121 @@
+"""Speed as ratios within one run: ``python scripts/benchmark.py oasis``.
+
+Machines are noisy, so the two ways of doing a thing take turns, and the ratio of their medians is what counts.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import fire
+import nibabel as nib
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import CacheDataset, Dataset
+from monai.transforms import Compose, EnsureChannelFirstd, EnsureTyped, LoadImaged
+from torch import nn
+
+CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "oasis_mri_alzheimers_classification" / "configs"
+NETWORKS_3D = {"ResNet3D-small": [], "ResNet3D": ["resnet3d"], "Simple3DCNN": ["simple_cnn3d"]}
+
+
+def oasis(size: int = 48, batch: int = 2, repeats: int = 5) -> None:
+    """Training step of each 3D network, contiguous against channels-last, and a cached against an uncached epoch.
+
+    Args:
+        size: side of the volumes in voxels.
+        batch: volumes per step.
+        repeats: turns of each way.
+    """
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {batch} x {size}³")
+    print(f"{'training step':<16}{'contiguous':>12}{'channels-last':>15}{'ratio':>8}{'gradient error':>16}{'':>4}(contiguous)")
+    for name, overlays in NETWORKS_3D.items():
+        _training_step(name, _network(overlays), size, batch, repeats)
+    _cached_epoch(size=96, count=8, repeats=repeats)
+
+
+def _network(overlays: list[str]) -> nn.Module:
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{name}.json") for name in ("train", *overlays)])
+    torch.manual_seed(0)
+    return parser.get_parsed_content("network_def")
+
+
+def _training_step(name: str, network: nn.Module, size: int, batch: int, repeats: int) -> None:
+    images, labels = torch.rand(batch, 1, size, size, size), torch.arange(batch) % 2
+    last = torch.channels_last_3d
+    plain, other = copy.deepcopy(network), copy.deepcopy(network).to(memory_format=last)
+    plain_s, other_s = alternating(
+        lambda: _step(plain, images, labels), lambda: _step(other, images.to(memory_format=last), labels), repeats
+    )
+    exact = copy.deepcopy(network).double()
+    truth = _gradients(exact, images.double(), labels)
+    errors = [
+        max(_relative(g, t) for g, t in zip(_gradients(net, x, labels), truth, strict=True))
+        for net, x in ((copy.deepcopy(network), images), (other, images.to(memory_format=last)))
+    ]
+    print(
+        f"{name:<16}{1e3 * plain_s:>10.0f}ms{1e3 * other_s:>13.0f}ms{plain_s / other_s:>8.2f}"
+        f"{errors[1]:>16.1e}{'':>4}({errors[0]:.1e})"
+    )
+
+
+def _step(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
+    network.zero_grad()
+    nn.functional.cross_entropy(network(images), labels).backward()
+
+
+def _gradients(network: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+    """Gradient of every parameter; dropout is off, so that two networks compute the same."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    _step(network, images, labels)
+    return [p.grad.double() for p in network.parameters() if p.grad is not None]
+
+
+def _relative(value: torch.Tensor, truth: torch.Tensor) -> float:
+    """Relative error of one layer's gradient; a bias in front of a batch norm has none but rounding."""
+    return float((value - truth).norm() / truth.norm()) if truth.norm() > 1e-9 else 0.0
+
+
+def _cached_epoch(size: int, count: int, repeats: int) -> None:
+    """One pass over prepared volumes: read from disc by every epoch, or held by MONAI's CacheDataset."""
+    transform = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), EnsureTyped("image")])
+    with tempfile.TemporaryDirectory() as folder:
+        rows = []
+        for i in range(count):
+            rows.append({"image": f"{folder}/{i}.nii"})
+            nib.save(nib.Nifti1Image(np.random.rand(size, size, size).astype(np.float32), np.eye(4)), rows[-1]["image"])
+        plain, cached = Dataset(rows, transform), CacheDataset(rows, transform, progress=False)
+        plain_s, cached_s = alternating(lambda: list(plain), lambda: list(cached), repeats)
+    print(f"epoch over {count} volumes of {size}³: {1e3 * plain_s:.0f} ms from disc, {1e3 * cached_s:.0f} ms cached, ratio ", end="")
+    print(f"{plain_s / cached_s:.1f}")
+
+
+def alternating(one: Callable, other: Callable, repeats: int) -> tuple[float, float]:
+    """Median seconds of two functions that take turns, after a turn each that does not count."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(repeats + 1):
+        for function, times in zip((one, other), seconds, strict=True):
+            start = time.perf_counter()
+            function()
+            if turn:
+                times.append(time.perf_counter() - start)
+    return statistics.median(seconds[0]), statistics.median(seconds[1])
+
+
+def main() -> None:
+    """Command line: one subcommand per bundle."""
+    fire.Fire({"oasis": oasis})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""k-fold cross-validation of a bundle, and its leak detector: every fold is trained and tested by the bundle's own configs.
+
+    python scripts/cross_validate.py bundles/<bundle> <dataset_dir> <output_dir> --overlays "['resnet18','binary']"
+
+Further ``--key value`` pairs override the configuration of every training. The folds share the prepared images.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fire
+import torch
+from joblib import Parallel, delayed
+from monai.bundle import ConfigWorkflow
+
+from custom.data import KFold, split_again
+from custom.metrics import evaluate, evaluate_folds, probability_columns, read_predictions, summarise_permutations
+from custom.paths import written_whole
+from custom.visualize import write_report
+
+
+def cross_validate(
+    bundle: str,
+    dataset_dir: str,
+    output_dir: str,
+    overlays: Sequence[str] = (),
+    n_splits: int = 5,
+    fold_seed: int = 0,
+    seeds: Sequence[int] = (0,),
+    permutations: int = 0,
+    num_workers: int = 2,
+    **override: Any,
+) -> str:
+    """Train and test every fold, pool the test predictions, write the report; return its path.
+
+    Args:
+        bundle: the bundle's folder.
+        dataset_dir: prepared dataset, with ``datalist.json``.
+        output_dir: receives ``fold<k>/`` with the weights and figures of each fold, and the pooled figures and report.
+        overlays: names of configs merged on ``train.json``.
+        n_splits: number of folds.
+        fold_seed: of the split into folds.
+        seeds: networks trained per fold; their probabilities are averaged.
+        permutations: if above 0, the leak detector instead: so many trainings with labels permuted among subjects, one
+            fold each, in turn; the mean figure must be at chance.
+        num_workers: trainings side by side, one thread each.
+        override: keys of the configuration.
+    """
+    out = Path(output_dir).resolve()
+    configs = [str(Path(bundle) / "configs" / f"{name}.json") for name in ("train", *overlays)]
+    lists = [out / f"fold{k}" / "datalist.json" for k in range(n_splits)]
+    for k, path in enumerate(lists):
+        split_again(Path(dataset_dir) / "datalist.json", KFold(n_splits=n_splits, fold=k, seed=fold_seed), path)
+    if permutations:
+        runs = [(lists[p % n_splits], out / f"permutation{p}", {"permutation_seed": p}) for p in range(permutations)]
+        configs.append(str(Path(bundle) / "configs" / "permuted_labels.json"))
+    else:
+        runs = [(path, path.parent, {}) for path in lists]
+    jobs = [
+        delayed(_train_and_predict)(configs, path, folder / f"seed{seed}", {"seed": seed, **more, **override})
+        for path, folder, more in runs
+        for seed in seeds
+    ]
+    Parallel(n_jobs=num_workers)(jobs)
+    for path, folder, more in runs:
+        _judge(configs, path, folder, [folder / f"seed{seed}" for seed in seeds], {**more, **override})
+    folders = [str(folder) for _, folder, _ in runs]
+    if permutations:
+        return json.dumps(summarise_permutations(folders, str(out)))
+    evaluate_folds(folders, str(out))
+    return write_report(str(out))
+
+
+def _workflow(configs: Sequence[str], datalist: Path, folder: Path, override: dict[str, Any]) -> ConfigWorkflow:
+    return ConfigWorkflow(
+        config_file=list(configs),
+        workflow_type="train",
+        logging_file=False,
+        datalist_path=str(datalist),
+        ckpt_dir=str(folder),
+        output_dir=str(folder),
+        **override,
+    )
+
+
+def _train_and_predict(configs: Sequence[str], datalist: Path, folder: Path, override: dict[str, Any]) -> None:
+    """Write ``predictions.csv`` of one fold and seed; what an earlier call has finished is not done again."""
+    if (folder / "predictions.csv").is_file():
+        return
+    torch.set_num_threads(1)
+    logging.disable(logging.INFO)
+    evaluate_config = str(Path(configs[0]).with_name("evaluate.json"))
+    predict = {"run": ["$@validate::evaluator.run()"]}
+    for files, more in (configs, {}), ([*configs, evaluate_config], predict):
+        workflow = _workflow(files, datalist, folder, {**override, **more})
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+
+
+def _judge(
+    configs: Sequence[str], datalist: Path, folder: Path, seed_folders: Sequence[Path], override: dict[str, Any]
+) -> None:
+    """Average the seeds' probabilities and write the fold's figures beside the baselines."""
+    tables = [read_predictions(f / "predictions.csv") for f in seed_folders]
+    columns = probability_columns(tables[0])
+    mean = tables[0].copy()
+    mean[columns] = sum(t.set_index("subject").loc[mean["subject"], columns].to_numpy() for t in tables) / len(tables)
+    mean["predicted"] = mean[columns].to_numpy().argmax(1)
+    with written_whole(folder / "predictions.csv") as temporary:
+        mean.drop(columns="predicted_class").to_csv(temporary, index=False)
+    evaluate_config = str(Path(configs[0]).with_name("evaluate.json"))
+    workflow = _workflow([*configs, evaluate_config], datalist, folder, override)
+    workflow.initialize()
+    content, baselines = (workflow.parser.get_parsed_content(name) for name in ("datalist", "baselines"))
+    evaluate(str(folder / "predictions.csv"), content, baselines, str(folder))
+
+
+def main() -> None:
+    """Command line."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    fire.Fire(cross_validate)
+
+
+if __name__ == "__main__":
+    main()

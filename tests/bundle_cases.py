@@ -1,0 +1,128 @@
+"""The bundles under test, each with a study small enough for a test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from custom.phantoms import oasis
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A variant on ``train.json``: what its data need beside the bundle's own test settings."""
+
+    name: str
+    preprocess_overlays: Sequence[str] = ()
+    preprocess: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bundle: how to write its phantom, and the overrides that make each workflow small."""
+
+    name: str
+    write_study: Callable[[str], Any]
+    overlays: Sequence[Overlay]
+    preprocess: dict[str, Any]
+    train: dict[str, Any]
+    inference: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / "bundles" / self.name
+
+    def config(self, name: str) -> str:
+        return str(self.folder / "configs" / f"{name}.json")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a test keeps a study and what is made of it, as the overrides of each workflow."""
+
+    root: Path
+
+    @property
+    def raw(self) -> str:
+        return str(self.root / "raw")
+
+    @property
+    def data(self) -> str:
+        return str(self.root / "data")
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def eval(self) -> Path:
+        return self.root / "eval"
+
+    @property
+    def preprocess(self) -> dict[str, str]:
+        return {"raw_dir": self.raw, "dataset_dir": self.data}
+
+    @property
+    def train(self) -> dict[str, str]:
+        return {"dataset_dir": self.data, "ckpt_dir": str(self.models), "output_dir": str(self.eval)}
+
+    @property
+    def inference(self) -> dict[str, str]:
+        model = str(self.models / "model.pt")
+        return {"dataset_dir": self.data, "ckpt_path": model, "output_dir": str(self.eval)}
+
+
+def run_workflow(case: Case, *configs: str, **override: Any) -> ConfigWorkflow:
+    """Run configs of a bundle in this process, as ``python -m monai.bundle run`` does in its own."""
+    workflow = ConfigWorkflow(config_file=[case.config(c) for c in configs], logging_file=False, **override)
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+def command(configs: Sequence[str], override: dict[str, Any]) -> list[str]:
+    """The command line of a run."""
+    arguments = [text for key, value in override.items() for text in (f"--{key}", str(value))]
+    return [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(list(configs)), *arguments]
+
+
+def run_command(
+    configs: Sequence[str], override: dict[str, Any], cwd: Path = ROOT, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run configs in a process of their own."""
+    return subprocess.run(
+        command(configs, override), cwd=cwd, check=check, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+
+
+SMALL = {"spacing": 6, "spatial_size": 32}
+SLICES = {"spatial_dims": 2, "slice_size": 64, "scan_transforms::7::num_slices": 2}
+
+CASES = [
+    Case(
+        name="oasis_mri_alzheimers_classification",
+        write_study=partial(oasis.write_study, n_subjects=24, voxel_size=6.0, with_cdr_only=True, age_min=60),
+        overlays=[
+            Overlay("resnet3d"),
+            Overlay("simple_cnn3d"),
+            Overlay("binary", preprocess_overlays=["binary"]),
+            Overlay("permuted_labels"),
+            *(Overlay(name, preprocess=SLICES) for name in ("resnet18", "resnet50", "efficientnet_b0", "densenet121")),
+        ],
+        preprocess=SMALL,
+        train={"batch_size": 4, "learning_rate": 0.001},
+        inference=SMALL,
+    )
+]

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, RandFlipd, Transform
+
+from custom.data import PARTS, Record, Study, prepare, read_datalist
+from custom.data.prepare import save_image
+from custom.transforms import AxialSlicesd, CheckScand, ScaleBrainPercentilesd
+
+SHAPE = (8, 9, 10)
+CALLS: list[str] = []
+STEPS = [
+    {"_target_": "LoadImaged", "keys": "image", "reader": "NibabelReader"},
+    {"_target_": "EnsureChannelFirstd", "keys": "image"},
+    {"_target_": "custom.transforms.AxialSlicesd", "keys": "image", "num_slices": 2},
+]
+
+
+class AllTraining:
+    """Everything is trained on: these tests are not about splits."""
+
+    group = "subject"
+
+    def parts(self, records: Sequence[Record]) -> list[str]:
+        return ["training"] * len(records)
+
+    def describe(self) -> dict[str, Any]:
+        return {"method": "AllTraining"}
+
+
+class Counted(Transform):
+    """Note every scan that is worked on, and call ``then`` with the number of calls so far."""
+
+    then: Callable[[int], Any] = staticmethod(lambda calls: None)
+
+    def __call__(self, data: dict) -> dict:
+        CALLS.append(Path(data["image"]).stem)
+        Counted.then(len(CALLS))
+        return data
+
+
+@pytest.fixture(autouse=True)
+def _fresh_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    CALLS.clear()
+    monkeypatch.setattr(Counted, "then", staticmethod(lambda calls: None))
+
+
+def voxels(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(1, 1000, SHAPE).astype(np.int16)
+
+
+def write_analyze(path: Path, array: np.ndarray) -> Path:
+    header = nib.AnalyzeHeader(endianness=">")
+    header.set_data_dtype(array.dtype)
+    nib.AnalyzeImage(array, None, header).to_filename(path)
+    return path
+
+
+def make_study(raw: Path, num_scans: int = 4) -> Study:
+    raw.mkdir(exist_ok=True)
+    images = [write_analyze(raw / f"s{i}.img", voxels(i)[..., None]) for i in range(num_scans)]
+    return Study("study", [Record(p.stem, p.stem, str(p), i % 2) for i, p in enumerate(images)], ["a", "b"])
+
+
+def steps() -> list[Callable]:
+    return [
+        Counted(),
+        LoadImaged("image", reader="NibabelReader"),
+        EnsureChannelFirstd("image"),
+        CheckScand("image", spatial_dims=3),
+        Orientationd("image", axcodes="RAS", labels=None),
+        ScaleBrainPercentilesd("image"),
+    ]
+
+
+def run(study: Study, folder: Path, *more: Callable, num_workers: int = 1, transform: Callable | None = None) -> dict:
+    transform = transform or Compose([*steps(), *more])
+    return prepare(study, transform, AllTraining(), str(folder), str(folder / "datalist.json"), num_workers)
+
+
+def rejected(folder: Path) -> list[dict[str, str]]:
+    with (folder / "rejected.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_images_are_written_as_they_left_the_transforms(tmp_path: Path):
+    study = make_study(tmp_path / "raw")
+    run(study, tmp_path / "data")
+    rows = read_datalist(tmp_path / "data" / "datalist.json")["training"]
+    assert [row["subject"] for row in rows] == ["s0", "s1", "s2", "s3"]
+    for record, row in zip(study.records, rows, strict=True):
+        expected = Compose(steps())({"image": record.image})["image"]
+        written = nib.load(row["image"])
+        assert written.get_data_dtype() == np.float32
+        np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(expected[0]))
+        np.testing.assert_allclose(written.affine, np.asarray(expected.affine), atol=1e-6)
+        assert nib.aff2axcodes(written.affine) == ("R", "A", "S")
+    assert rejected(tmp_path / "data") == []
+
+
+def test_a_picture_without_third_axis_gets_its_affine(tmp_path: Path):
+    affine = np.diag([2.0, 3.0, 1.0])
+    affine[:2, 2] = 5, 6
+    save_image(tmp_path / "slice.nii", MetaTensor(torch.ones(1, 4, 5, 1), affine=torch.as_tensor(affine)))
+    np.testing.assert_array_equal(
+        nib.load(tmp_path / "slice.nii").affine, [[2, 0, 0, 5], [0, 3, 0, 6], [0, 0, 1, 0], [0, 0, 0, 1]]
+    )
+
+
+def test_slices_come_as_several_rows(tmp_path: Path):
+    run(make_study(tmp_path / "raw"), tmp_path / "data", AxialSlicesd("image", num_slices=3))
+    rows = read_datalist(tmp_path / "data" / "datalist.json")["training"]
+    assert len(rows) == 12
+    assert [row["slice"] for row in rows if row["subject"] == "s1"] == [2, 4, 7]
+    assert {nib.load(row["image"]).shape for row in rows} == {(8, 9, 1)}
+    whole = Compose(steps())({"image": str(tmp_path / "raw" / "s1.img")})["image"]
+    one = next(row for row in rows if row["subject"] == "s1" and row["slice"] == 4)
+    np.testing.assert_array_equal(np.asarray(nib.load(one["image"]).dataobj), np.asarray(whole[0, :, :, 4:5]))
+
+
+def test_a_second_run_redoes_nothing(tmp_path: Path):
+    study, slices = make_study(tmp_path / "raw"), AxialSlicesd("image", num_slices=2)
+    transform = Compose([*steps(), slices])
+    first = run(study, tmp_path / "data", transform=transform)
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "data" / "images").iterdir()}
+    second = run(study, tmp_path / "data", transform=transform)
+    assert CALLS == ["s0", "s1", "s2", "s3"]
+    assert second == first
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "data" / "images").iterdir()} == times
+
+
+def test_a_run_that_was_killed_is_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def kill(calls: int) -> None:
+        if calls == 3:
+            raise KeyboardInterrupt
+
+    study = make_study(tmp_path / "raw")
+    monkeypatch.setattr(Counted, "then", staticmethod(kill))
+    with pytest.raises(KeyboardInterrupt):
+        run(study, tmp_path / "data")
+    assert not (tmp_path / "data" / "datalist.json").exists()
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "data" / "images").glob("s[01].*")}
+    assert len(kept) == 4
+    run(study, tmp_path / "data")
+    assert CALLS == ["s0", "s1", "s2", "s2", "s3"]
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert len(read_datalist(tmp_path / "data" / "datalist.json")["training"]) == 4
+
+
+def test_an_image_that_went_missing_is_made_again(tmp_path: Path):
+    study = make_study(tmp_path / "raw")
+    run(study, tmp_path / "data")
+    (tmp_path / "data" / "images" / "s2.nii").unlink()
+    run(study, tmp_path / "data")
+    assert CALLS[4:] == ["s2"]
+
+
+def test_a_new_scan_is_added_to_the_old_ones(tmp_path: Path):
+    run(make_study(tmp_path / "raw", 2), tmp_path / "data")
+    run(make_study(tmp_path / "raw", 4), tmp_path / "data")
+    assert CALLS == ["s0", "s1", "s2", "s3"]
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def nan_volume(path: Path) -> None:
+    write_analyze(path, np.where(np.arange(10) == 3, np.nan, voxels()).astype(np.float32))
+
+
+FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "truncated .img": (truncate, "Expected 1440 bytes, got 1340 bytes"),
+    "empty .img": (lambda p: p.write_bytes(b""), "s1.img"),
+    "missing .hdr": (lambda p: p.with_suffix(".hdr").unlink(), "Cannot work out file type"),
+    "garbage in .hdr": (lambda p: p.with_suffix(".hdr").write_bytes(b"x" * 348), "Cannot work out file type"),
+    "missing .img": (lambda p: p.unlink(), "No such file"),
+    "several frames": (lambda p: write_analyze(p, np.stack([voxels()] * 3, -1)), "a single 3D image is wanted"),
+    "one slice": (lambda p: write_analyze(p, voxels()[..., 0]), "a single 3D image is wanted"),
+    "all zero": (lambda p: write_analyze(p, 0 * voxels()), "every voxel is 0"),
+    "constant": (lambda p: write_analyze(p, 0 * voxels() + 7), "every voxel is 7"),
+    "NaN": (nan_volume, "72 of 720 voxels are NaN"),
+    "nothing above the background": (lambda p: write_analyze(p, -voxels()), "no voxel is brighter than 0"),
+}
+
+
+@pytest.mark.parametrize(("fault", "reason"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_bad_scan_is_listed_and_the_run_goes_on(tmp_path: Path, fault: Callable[[Path], Any], reason: str):
+    study = make_study(tmp_path / "raw", 3)
+    fault(tmp_path / "raw" / "s1.img")
+    run(study, tmp_path / "data")
+    (row,) = rejected(tmp_path / "data")
+    assert (row["name"], row["subject"], row["file"]) == ("s1", "s1", str(tmp_path / "raw" / "s1.img"))
+    assert reason in row["reason"]
+    assert "\n" not in row["reason"]
+    assert len(row["reason"]) < 300
+    content = read_datalist(tmp_path / "data" / "datalist.json")
+    assert [r["subject"] for part in PARTS for r in content[part]] == ["s0", "s2"]
+    assert sorted(p.name for p in (tmp_path / "data" / "images").glob("s1*")) == []
+
+
+def test_a_truncated_compressed_scan_is_listed(tmp_path: Path):
+    study = make_study(tmp_path / "raw", 3)
+    path = tmp_path / "raw" / "s1.nii.gz"
+    nib.save(nib.Nifti1Image(voxels(), np.eye(4)), path)
+    truncate(path)
+    study.records[1] = Record("s1", "s1", str(path), 0)
+    run(study, tmp_path / "data")
+    assert [row["subject"] for row in rejected(tmp_path / "data")] == ["s1"]
+
+
+def test_a_repaired_scan_is_taken_at_the_next_run(tmp_path: Path):
+    study = make_study(tmp_path / "raw", 3)
+    truncate(tmp_path / "raw" / "s1.img")
+    run(study, tmp_path / "data")
+    make_study(tmp_path / "raw", 3)
+    run(study, tmp_path / "data")
+    assert rejected(tmp_path / "data") == []
+    assert CALLS == ["s0", "s1", "s2", "s1"]
+
+
+def test_all_rejected_is_an_error(tmp_path: Path):
+    study = make_study(tmp_path / "raw", 2)
+    for record in study.records:
+        truncate(Path(record.image))
+    with pytest.raises(ValueError, match=r"none of the 2 scans could be prepared: see .*rejected\.csv"):
+        run(study, tmp_path / "data")
+    assert len(rejected(tmp_path / "data")) == 2
+    assert not (tmp_path / "data" / "datalist.json").exists()
+
+
+@pytest.mark.parametrize("fault", [TypeError, AttributeError, KeyError, AssertionError, RuntimeError])
+def test_a_fault_of_the_program_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[Exception]):
+    def raise_fault(calls: int) -> None:
+        raise fault("our own fault")
+
+    study = make_study(tmp_path / "raw", 2)
+    monkeypatch.setattr(Counted, "then", staticmethod(raise_fault))
+    with pytest.raises((RuntimeError, fault)) as error:  # MONAI wraps it
+        run(study, tmp_path / "data")
+    causes = [error.value, error.value.__cause__]
+    assert any(isinstance(cause, fault) and "our own fault" in str(cause) for cause in causes)
+    assert not (tmp_path / "data" / "rejected.csv").exists()
+
+
+def test_images_of_other_transforms_are_not_mixed_in(tmp_path: Path):
+    study = make_study(tmp_path / "raw", 2)
+    run(study, tmp_path / "data")
+    before = contents(tmp_path / "data")
+    with pytest.raises(ValueError, match="was prepared by other transforms: give another --dataset_dir, or delete it"):
+        run(study, tmp_path / "data", RandFlipd("image", prob=0.5))
+    changed = [*steps()[:-1], ScaleBrainPercentilesd("image", upper=98)]
+    with pytest.raises(ValueError, match="other transforms"):
+        run(study, tmp_path / "data", transform=Compose(changed))
+    assert contents(tmp_path / "data") == before
+
+
+ANOTHER_PROCESS = """
+import json, sys
+from monai.bundle import ConfigParser
+from custom.data import HoldOut, Record, Study, prepare
+steps, folder, images = json.loads(sys.argv[1])
+records = [Record(f"s{i}", f"s{i}", image, i % 2) for i, image in enumerate(images)]
+transform = ConfigParser({"t": {"_target_": "Compose", "transforms": steps}}).get_parsed_content("t")
+thirds = HoldOut(test=1 / 3, validation=1 / 2)
+prepare(Study("study", records, ["a", "b"]), transform, thirds, folder, folder + "/datalist.json")
+"""
+
+
+def test_another_process_takes_up_the_folder(tmp_path: Path):
+    """The hash of the transforms must not depend on the process, hash seed and memory addresses included."""
+    study = make_study(tmp_path / "raw", 6)
+    parser = ConfigParser({"t": {"_target_": "Compose", "transforms": STEPS}})
+    run(study, tmp_path / "data", transform=parser.get_parsed_content("t"))
+    before = contents(tmp_path / "data" / "images")
+    argument = json.dumps([STEPS, str(tmp_path / "data"), [r.image for r in study.records]])
+    environment = {**os.environ, "PYTHONHASHSEED": "1"}
+    result = subprocess.run([sys.executable, "-c", ANOTHER_PROCESS, argument], env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert contents(tmp_path / "data" / "images") == before
+    assert read_datalist(tmp_path / "data" / "datalist.json")["split"]["method"] == "HoldOut"
+
+
+def test_two_processes_write_the_same_bytes_as_one(tmp_path: Path):
+    study = make_study(tmp_path / "raw", 4)
+    truncate(Path(study.records[2].image))
+    transform = Compose([*steps()[1:], AxialSlicesd("image", num_slices=2)])
+    one = run(study, tmp_path / "one", transform=transform)
+    two = run(study, tmp_path / "two", transform=transform, num_workers=2)
+    assert one == two
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert len(contents(tmp_path / "one" / "images")) == 3 * (2 + 1) + 1

@@ -1,0 +1,315 @@
+"""The contract that every bundle meets: complete, consistent, and every workflow runs, resumes, exports and travels."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pytest
+import torch
+from bundle_cases import ROOT, Case, Overlay, Paths, command, run_command, run_workflow
+from jsonschema import Draft7Validator
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, onnx_export, verify_net_in_out
+from package_bundle import pack, unpack
+
+from custom.config import unread_keys
+from custom.data import read_datalist
+
+WORKFLOWS = {
+    "preprocess": ["preprocess"],
+    "train": ["train"],
+    "evaluate": ["train", "evaluate"],
+    "multi_gpu_train": ["train", "multi_gpu_train"],
+    "inference": ["inference"],
+    "explain": ["inference", "explain"],
+}
+
+
+def load(case: Case, *names: str) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([case.config(name) for name in names])
+    return parser
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)
+
+
+# ---- complete and consistent
+
+
+def test_files(case: Case) -> None:
+    wanted = ["LICENSE", "docs/README.md", "docs/data_license.txt", "configs/metadata.json", "configs/logging.conf"]
+    for name in wanted + [f"configs/{names[-1]}.json" for names in WORKFLOWS.values()]:
+        assert (case.folder / name).is_file(), name
+
+
+def test_metadata(case: Case, real_data: Path) -> None:
+    meta = json.loads((case.folder / "configs/metadata.json").read_text())
+    schema = json.loads((real_data / "schema" / "meta_schema_20240725.json").read_text())
+    assert [e.message for e in Draft7Validator(schema).iter_errors(meta)] == []
+    assert meta["version"] in meta["changelog"]
+    assert "research" in meta["intended_use"]
+    assert "not for diagnosis" in meta["intended_use"]
+
+
+def test_metadata_names_the_pinned_versions(case: Case) -> None:
+    meta = json.loads((case.folder / "configs/metadata.json").read_text())
+    pins = {m[0]: m[1] for m in re.findall(r"^([\w-]+)==([\d.]+)(?!.*<)", (ROOT / "requirements.txt").read_text(), re.M)}
+    versions = meta["required_packages_version"] | {
+        "monai": meta["monai_version"], "torch": meta["pytorch_version"], "numpy": meta["numpy_version"]
+    }
+    assert {name: pins.get(name) for name in versions} == versions
+
+
+def test_class_names_of_metadata_are_those_of_the_network(case: Case) -> None:
+    meta = json.loads((case.folder / "configs/metadata.json").read_text())
+    named = meta["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert list(named.values()) == load(case, "inference").get_parsed_content("class_names")
+
+
+@pytest.mark.parametrize("key", ["network_def", "classes"])
+def test_training_and_inference_agree(case: Case, key: str) -> None:
+    assert load(case, "train")[key] == load(case, "inference")[key]
+
+
+def test_preparation_and_inference_agree(case: Case) -> None:
+    preprocess, inference = load(case, "preprocess"), load(case, "inference")
+    assert preprocess["scan_transforms"] == inference["scan_transforms"]
+    for key in ("spacing", "spatial_size", "slice_size", "spatial_dims"):
+        assert preprocess[key] == inference[key], key
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_no_dead_keys(case: Case, workflow: str) -> None:
+    assert unread_keys(load(case, *WORKFLOWS[workflow]).get()) == []
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_refuses_unread_keys_first(case: Case, workflow: str) -> None:
+    assert load(case, *WORKFLOWS[workflow])["run"][0] == {"_target_": "custom.config.refuse_unread_keys"}
+
+
+def test_strings_hold_no_hash(case: Case) -> None:
+    """MONAI turns it into ``::`` wherever it stands."""
+    for path in (case.folder / "configs").glob("*.json"):
+        assert path.name == "metadata.json" or "#" not in path.read_text(), path.name
+
+
+def test_every_overlay_is_tested(case: Case) -> None:
+    """A config is a workflow of its own, a variant in ``case.overlays``, or one that preparation needs."""
+    files = {p.stem for p in (case.folder / "configs").glob("*.json")} - {"metadata"}
+    assert files - set(chain.from_iterable(WORKFLOWS.values())) - {o.name for o in case.overlays} == {
+        "four_class", "kfold", "pictures"
+    }  # run on the real data, whose subjects suffice for four classes and whose files are pictures
+
+
+def test_network_takes_and_gives_the_declared_shapes(case: Case) -> None:
+    verify_net_in_out("network_def", case.config("metadata"), case.config("inference"))
+
+
+# ---- train, resume, evaluate, infer, explain, export
+
+
+@pytest.mark.parametrize(("kind", "config"), [("train", "train"), ("infer", "inference")])
+def test_properties(case: Case, prepared: Paths, kind: str, config: str, tmp_path: Path) -> None:
+    override = Paths(tmp_path).train if kind == "train" else Paths(tmp_path).inference
+    workflow = ConfigWorkflow(
+        config_file=case.config(config), workflow_type=kind, logging_file=False, **override | {"dataset_dir": prepared.data}
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.finalize()
+
+
+def test_train_writes_weights_of_the_plain_network(case: Case, trained: Paths) -> None:
+    network = load(case, "train").get_parsed_content("network_def")
+    network.load_state_dict(weights(trained.models / "model.pt"))
+    provenance = json.loads((trained.models / "model.json").read_text())
+    assert provenance["split_digest"] == read_datalist(f"{trained.data}/datalist.json")["split"]["digest"]
+    assert list(trained.eval.glob("events.out.tfevents.*"))
+
+
+def test_resume_equals_uninterrupted(case: Case, trained: Paths, tmp_path: Path) -> None:
+    paths = Paths(tmp_path).train | {"dataset_dir": trained.data}
+    run_workflow(case, "train", epochs=1, **paths, **case.train)
+    run_workflow(case, "train", epochs=3, resume=True, **paths, **case.train)
+    for name in ("model.pt", "last.pt"):
+        assert_equal(weights(tmp_path / "models" / name), weights(trained.models / name))
+
+
+def test_resume_after_kill_equals_uninterrupted(case: Case, trained: Paths, tmp_path: Path) -> None:
+    """kill -9 in the middle of the second epoch."""
+    override = Paths(tmp_path).train | {"dataset_dir": trained.data, "epochs": 3, **case.train}
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(command([case.config("train")], override), cwd=ROOT, stdout=log, stderr=log)
+        while not (tmp_path / "models/last.pt").is_file():
+            assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            time.sleep(0.01)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the training had ended before it was killed"
+    assert weights(tmp_path / "models/last.pt")["trainer"]["epoch"] < 3
+    run_command([case.config("train")], override | {"resume": True})
+    for name in ("model.pt", "last.pt"):
+        assert_equal(weights(tmp_path / "models" / name), weights(trained.models / name))
+
+
+def assert_equal(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, dict):
+            assert_equal(value, other[key])
+        elif isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[key]), key
+        else:
+            assert value == other[key], key
+
+
+def test_evaluate(case: Case, trained: Paths) -> None:
+    run_workflow(case, "train", "evaluate", **trained.train)
+    metrics = json.loads((trained.eval / "metrics.json").read_text())
+    predictions = pd.read_csv(trained.eval / "predictions.csv")
+    test = read_datalist(f"{trained.data}/datalist.json")["test"]
+    assert set(predictions["subject"]) == {row["subject"] for row in test}
+    assert metrics["synthetic"]
+    assert len(metrics["models"]) > 2, "the network stands alone, without baselines"
+    for figures in metrics["models"].values():
+        auc = figures["auc"]
+        assert auc["low"] <= auc["value"] <= auc["high"]
+    body = (trained.eval / "report.html").read_text().split("<body>")[1]
+    assert "synthetic" in re.sub(r"<[^>]*>", "", body).strip().splitlines()[0].lower()
+
+
+def test_inference_equals_evaluation(case: Case, trained: Paths, tmp_path: Path) -> None:
+    """The raw scans of the test subjects, without labels, give the probabilities that the prepared images gave."""
+    run_workflow(case, "train", "evaluate", **trained.train)
+    paths = trained.inference | {"output_dir": str(tmp_path)}
+    run_workflow(case, "inference", "explain", run=["$@evaluator.run()"], num_subjects=99, **paths, **case.inference)
+    one, other = (pd.read_csv(p) for p in (trained.eval / "predictions.csv", tmp_path / "explain/predictions.csv"))
+    columns = [c for c in one if c.startswith("p_")]
+    np.testing.assert_allclose(one.set_index("subject")[columns], other.set_index("subject")[columns], atol=1e-5)
+
+
+def test_inference_of_one_scan(case: Case, trained: Paths, tmp_path: Path) -> None:
+    scan = read_datalist(f"{trained.data}/datalist.json")["test"][0]["source"]
+    paths = trained.inference | {"output_dir": str(tmp_path), "dataset_dir": scan}
+    run_workflow(case, "inference", **paths, **case.inference)
+    table = pd.read_csv(tmp_path / "inference/predictions.csv")
+    assert len(table) == 1
+    assert table.filter(like="p_").sum(axis=1).item() == pytest.approx(1)
+
+
+def test_explain(case: Case, trained: Paths) -> None:
+    run_workflow(case, "train", "evaluate", **trained.train)
+    run_workflow(case, "inference", "explain", num_subjects=2, **trained.inference, **case.inference)
+    maps = json.loads((trained.eval / "explain/maps.json").read_text())
+    assert {m["subject"] for m in maps["maps"]} <= {r["subject"] for r in read_datalist(f"{trained.data}/datalist.json")["test"]}
+    assert all((trained.eval / "explain" / m[kind]).is_file() for m in maps["maps"] for kind in ("png", "nifti"))
+    assert maps["method"] in (trained.eval / "report.html").read_text()
+
+
+def test_export(case: Case, trained: Paths, tmp_path: Path) -> None:
+    """TorchScript and ONNX give what PyTorch gives, for another batch size than was exported."""
+    checkpoint, configs = str(trained.models / "model.pt"), (case.config("metadata"), case.config("inference"))
+    network = load(case, "inference").get_parsed_content("network_def").eval()
+    network.load_state_dict(weights(trained.models / "model.pt"))
+    image = torch.rand(2, 1, 48, 48, 48)
+    expected = network(image).detach()
+    ckpt_export("network_def", str(tmp_path / "model.ts"), checkpoint, *configs)
+    torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), expected)
+    axes = {"image": {0: "batch"}, "pred": {0: "batch"}}
+    onnx_export(
+        "network_def", str(tmp_path / "model.onnx"), checkpoint, *configs, input_shape=[1, *image.shape[1:]],
+        converter_kwargs={"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": axes},
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"image": image.numpy()})
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def prepared_for(case: Case, prepared: Paths, tmp_path_factory: pytest.TempPathFactory):
+    """The study prepared as an overlay needs it; overlays with the same needs share it."""
+    made: dict[str, Paths] = {}
+
+    def prepare(overlay: Overlay) -> str:
+        if not overlay.preprocess and not overlay.preprocess_overlays:
+            return prepared.data
+        key = str((overlay.preprocess, overlay.preprocess_overlays))
+        if key not in made:
+            made[key] = Paths(tmp_path_factory.mktemp("overlay"))
+            override = made[key].preprocess | {"raw_dir": prepared.raw} | case.preprocess | overlay.preprocess
+            run_workflow(case, "preprocess", *overlay.preprocess_overlays, **override)
+        return made[key].data
+
+    return prepare
+
+
+def overlay_names() -> list[str]:
+    from bundle_cases import CASES
+
+    return sorted({o.name for c in CASES for o in c.overlays})
+
+
+@pytest.mark.parametrize("name", overlay_names())
+def test_overlay_trains(case: Case, name: str, prepared_for, tmp_path: Path) -> None:
+    """Every variant trains and evaluates, and fits the inference config too."""
+    overlay = next((o for o in case.overlays if o.name == name), None)
+    if overlay is None:
+        pytest.skip(f"{case.name} has no overlay {name}")
+    paths = Paths(tmp_path).train | {"dataset_dir": prepared_for(overlay)}
+    run_workflow(case, "train", name, epochs=1, **paths, **case.train)
+    run_workflow(case, "train", name, "evaluate", **paths)
+    assert (tmp_path / "eval/report.html").is_file()
+    if "network_def" in load_json(case, name):
+        load(case, "inference", name).get_parsed_content("network_def").load_state_dict(weights(tmp_path / "models/model.pt"))
+
+
+def load_json(case: Case, name: str) -> dict:
+    return json.loads(Path(case.config(name)).read_text())
+
+
+# ---- as a command: processes, places, archive
+
+
+def test_two_processes(case: Case, prepared: Paths, tmp_path: Path) -> None:
+    override = Paths(tmp_path).train | {"dataset_dir": prepared.data, "epochs": 1, **case.train}
+    run = command([case.config("train"), case.config("multi_gpu_train")], override)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *run[1:]]
+    subprocess.run(launch, cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    network = load(case, "train").get_parsed_content("network_def")
+    network.load_state_dict(weights(tmp_path / "models/last.pt")["model"])
+
+
+def test_runs_from_the_bundles_folder(case: Case, trained: Paths, tmp_path: Path) -> None:
+    scan = read_datalist(f"{trained.data}/datalist.json")["test"][0]["source"]
+    override = trained.inference | {"dataset_dir": scan, "output_dir": str(tmp_path), **case.inference}
+    run_command(["configs/inference.json"], override, cwd=case.folder)
+    assert (tmp_path / "inference/predictions.csv").is_file()
+
+
+def test_archive_runs_alone(case: Case, prepared: Paths, tmp_path: Path) -> None:
+    """The unpacked archive trains with its own copy of ``custom`` and writes within itself."""
+    folder = Path(unpack(pack(str(case.folder), str(tmp_path), weights=False), str(tmp_path / "elsewhere")))
+    (folder / "custom/networks/__init__.py").open("a").write("\nprint('vendored copy at work')\n")
+    done = run_command(["configs/train.json"], {"dataset_dir": prepared.data, "epochs": 1, **case.train}, cwd=folder)
+    assert "vendored copy at work" in done.stdout
+    assert (folder / "models/model.pt").is_file()
+
+
+def test_misspelt_override_is_an_error_that_names_the_key(case: Case, prepared: Paths, tmp_path: Path) -> None:
+    override = Paths(tmp_path).train | {"dataset_dir": prepared.data, "epoch": 1}
+    done = run_command([case.config("train")], override, check=False)
+    assert done.returncode != 0
+    assert "nothing in this configuration reads 'epoch': did you mean 'epochs'?" in done.stdout
