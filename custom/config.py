@@ -29,12 +29,7 @@ _REFERENCE = re.compile(r"[@%](\w+)")
 def unread_keys(config: Mapping[str, Any]) -> list[str]:
     """Return the top-level keys that nothing in the configuration refers to and that MONAI does not know by name."""
     known = _VERBS | _PROPERTIES | _TRACKING | {ConfigParser.meta_key}
-    read = {
-        name
-        for key, value in config.items()
-        for name in _REFERENCE.findall(json.dumps(value, default=str))
-        if name != key
-    }
+    read = {name for key, value in config.items() for name in _REFERENCE.findall(json.dumps(value, default=str)) if name != key}
     return sorted(key for key in config if key not in known | read)
 
 

@@ -37,6 +37,7 @@ class Case:
     preprocess: dict[str, Any]
     train: dict[str, Any]
     inference: dict[str, Any]
+    tested_elsewhere: Sequence[str] = ()  # configs whose data this phantom is not
 
     @property
     def folder(self) -> Path:
@@ -102,7 +103,12 @@ def run_command(
 ) -> subprocess.CompletedProcess[str]:
     """Run configs in a process of their own."""
     return subprocess.run(
-        command(configs, override), cwd=cwd, check=check, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command(configs, override),
+        cwd=cwd,
+        check=check,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
     )
 
@@ -119,10 +125,14 @@ CASES = [
             Overlay("simple_cnn3d"),
             Overlay("binary", preprocess_overlays=["binary"]),
             Overlay("permuted_labels"),
-            *(Overlay(name, preprocess=SLICES) for name in ("resnet18", "resnet50", "efficientnet_b0", "densenet121")),
+            *(
+                Overlay(name, preprocess=SLICES)
+                for name in ("linear_probe", "resnet18", "resnet50", "efficientnet_b0", "densenet121")
+            ),
         ],
         preprocess=SMALL,
         train={"batch_size": 4, "learning_rate": 0.001},
         inference=SMALL,
+        tested_elsewhere=["kfold", "pictures", "pretrain", "four_class"],
     )
 ]

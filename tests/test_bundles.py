@@ -67,7 +67,9 @@ def test_metadata_names_the_pinned_versions(case: Case) -> None:
     meta = json.loads((case.folder / "configs/metadata.json").read_text())
     pins = {m[0]: m[1] for m in re.findall(r"^([\w-]+)==([\d.]+)(?!.*<)", (ROOT / "requirements.txt").read_text(), re.M)}
     versions = meta["required_packages_version"] | {
-        "monai": meta["monai_version"], "torch": meta["pytorch_version"], "numpy": meta["numpy_version"]
+        "monai": meta["monai_version"],
+        "torch": meta["pytorch_version"],
+        "numpy": meta["numpy_version"],
     }
     assert {name: pins.get(name) for name in versions} == versions
 
@@ -109,9 +111,16 @@ def test_strings_hold_no_hash(case: Case) -> None:
 def test_every_overlay_is_tested(case: Case) -> None:
     """A config is a workflow of its own, a variant in ``case.overlays``, or one that preparation needs."""
     files = {p.stem for p in (case.folder / "configs").glob("*.json")} - {"metadata"}
-    assert files - set(chain.from_iterable(WORKFLOWS.values())) - {o.name for o in case.overlays} == {
-        "four_class", "kfold", "pictures"
-    }  # run on the real data, whose subjects suffice for four classes and whose files are pictures
+    rest = files - set(chain.from_iterable(WORKFLOWS.values())) - {o.name for o in case.overlays}
+    assert rest == set(case.tested_elsewhere)
+
+
+def test_readme_states_the_measured_parameter_counts(case: Case) -> None:
+    readme = (case.folder / "docs/README.md").read_text()
+    for overlay in ["", *(o.name for o in case.overlays if "network_def" in load_json(case, o.name))]:
+        network = load(case, "train", *filter(None, [overlay])).get_parsed_content("network_def")
+        row = next(x for x in readme.splitlines() if x.startswith(f"| `{overlay}.json`" if overlay else "| none"))
+        assert f"{sum(p.numel() for p in network.parameters()):,}" in row, row
 
 
 def test_network_takes_and_gives_the_declared_shapes(case: Case) -> None:
@@ -214,7 +223,9 @@ def test_explain(case: Case, trained: Paths) -> None:
     run_workflow(case, "train", "evaluate", **trained.train)
     run_workflow(case, "inference", "explain", num_subjects=2, **trained.inference, **case.inference)
     maps = json.loads((trained.eval / "explain/maps.json").read_text())
-    assert {m["subject"] for m in maps["maps"]} <= {r["subject"] for r in read_datalist(f"{trained.data}/datalist.json")["test"]}
+    assert {m["subject"] for m in maps["maps"]} <= {
+        r["subject"] for r in read_datalist(f"{trained.data}/datalist.json")["test"]
+    }
     assert all((trained.eval / "explain" / m[kind]).is_file() for m in maps["maps"] for kind in ("png", "nifti"))
     assert maps["method"] in (trained.eval / "report.html").read_text()
 
@@ -230,7 +241,11 @@ def test_export(case: Case, trained: Paths, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), expected)
     axes = {"image": {0: "batch"}, "pred": {0: "batch"}}
     onnx_export(
-        "network_def", str(tmp_path / "model.onnx"), checkpoint, *configs, input_shape=[1, *image.shape[1:]],
+        "network_def",
+        str(tmp_path / "model.onnx"),
+        checkpoint,
+        *configs,
+        input_shape=[1, *image.shape[1:]],
         converter_kwargs={"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": axes},
     )
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])

@@ -42,11 +42,7 @@ Classes = Mapping[str, Sequence[float]]
 
 
 def read_study(
-    raw_dir: str,
-    classes: Classes,
-    layout: str = "discs",
-    table: str | None = None,
-    age_min: float | None = None,
+    raw_dir: str, classes: Classes, layout: str = "discs", table: str | None = None, age_min: float | None = None
 ) -> Study:
     """Return the labelled scans of a raw study.
 

@@ -23,7 +23,8 @@ PARTS = ("training", "validation", "test")
 class Split(Protocol):
     """A way to split records: ``parts`` returns the part of every record, ``describe`` says how for the datalist."""
 
-    group: str
+    @property
+    def group(self) -> str: ...
 
     def parts(self, records: Sequence[Record]) -> list[str]: ...
 

@@ -34,12 +34,7 @@ class TrainingState:
     """
 
     def __init__(
-        self,
-        path: str,
-        objects: Mapping[str, Any],
-        evaluator: Engine,
-        datalist: Mapping[str, Any],
-        resume: bool = False,
+        self, path: str, objects: Mapping[str, Any], evaluator: Engine, datalist: Mapping[str, Any], resume: bool = False
     ) -> None:
         self.path, self.objects, self.evaluator, self.resume = path, dict(objects), evaluator, resume
         self.digest = dict(datalist["split"]["digest"])

@@ -77,11 +77,7 @@ class VerifiedCheckpointLoader(CheckpointLoader):
     """
 
     def __init__(
-        self,
-        path: str,
-        network: torch.nn.Module,
-        map_location: Any = None,
-        datalist: Mapping[str, Any] | None = None,
+        self, path: str, network: torch.nn.Module, map_location: Any = None, datalist: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(path, {"model": network}, map_location=map_location)
         self.datalist = datalist
@@ -96,7 +92,7 @@ class VerifiedCheckpointLoader(CheckpointLoader):
         if not Path(self.load_path).is_file():
             raise FileNotFoundError(f"there are no weights at {self.load_path}: run train.json first, or name the file.")
         if self.datalist is not None:
-            self._refuse_seen_subjects(Path(self.load_path).with_suffix(".json"))
+            self._refuse_seen_subjects(Path(self.load_path).with_suffix(".json"), subjects(self.datalist["test"]))
         try:
             super().__call__(engine)
         except RuntimeError as error:
@@ -105,14 +101,14 @@ class VerifiedCheckpointLoader(CheckpointLoader):
                 f"with. {error}"
             ) from error
 
-    def _refuse_seen_subjects(self, provenance: Path) -> None:
+    def _refuse_seen_subjects(self, provenance: Path, tested: list[str]) -> None:
         if not provenance.is_file():
             raise FileNotFoundError(
                 f"{provenance} is missing, so nothing says which subjects {self.load_path} was trained on, and its figures "
                 "would mean nothing: copy it from where the weights come from."
             )
         seen = set(json.loads(provenance.read_text())["seen_subjects"])
-        both = [s for s in subjects(self.datalist["test"]) if hashed(s) in seen]
+        both = [s for s in tested if hashed(s) in seen]
         if both:
             raise ValueError(
                 f"{self.load_path} was trained or selected on {len(both)} subjects of the test part ({', '.join(both[:5])}): "

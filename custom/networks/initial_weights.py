@@ -15,8 +15,8 @@ from .slice_classifier import SliceClassifier
 __all__ = ["IMAGENET", "load_initial_weights"]
 
 IMAGENET = "imagenet"
-# torchvision's names of DenseNet layers are flat, MONAI's nest them in `layers`
-_DENSE_LAYER = re.compile(r"^(.*denselayer\d+)\.((?:norm|relu|conv)[12])\.(.*)$")
+# torchvision's names of DenseNet layers are flat (`norm1`, in its files `norm.1`), MONAI's nest them in `layers`
+_DENSE_LAYER = re.compile(r"^(.*denselayer\d+)\.(norm|conv)\.?([12])\.(.*)$")
 
 
 def load_initial_weights(network: nn.Module, weights: str) -> list[str]:
@@ -39,12 +39,13 @@ def load_initial_weights(network: nn.Module, weights: str) -> list[str]:
     state = _imagenet_state(network) if weights == IMAGENET else _read(weights)
     own = network.state_dict()
     if not set(state) & set(own):
-        state = {"backbone." + _DENSE_LAYER.sub(r"\1.layers.\2.\3", name): value for name, value in state.items()}
+        state = {"backbone." + _DENSE_LAYER.sub(r"\1.layers.\2\3.\4", name): value for name, value in state.items()}
     state = {name: _grey(value, own[name]) for name, value in state.items() if name in own}
     _, loaded, left = copy_model_state(network, state)
     if len(loaded) < len(own) / 2:
         raise ValueError(
-            f"{weights} holds {len(loaded)} of the {len(own)} tensors of {type(network).__name__}: it belongs to another network."
+            f"{weights} holds {len(loaded)} of the {len(own)} tensors of {type(network).__name__}: "
+            "it belongs to another network."
         )
     return sorted(left)
 

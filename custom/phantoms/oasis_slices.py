@@ -28,6 +28,7 @@ __all__ = ["TARGETS", "read_slices", "write_slices"]
 TARGETS = ("ventricle growth", "cortical thinning")
 VOXEL_SIZE = 2.0  # mm
 POSTERIOR = (104, 106, 108, 110, 112)  # mm from the back of the field of view: the hippocampi, where OASIS's coronal slices lie
+GAMMA = (1.0, 2.0)  # the template is flatter than a scan
 LOWERED = 10  # mm by which OASIS's pictures show the brain lower than its volumes
 
 
@@ -61,7 +62,12 @@ def write_slices(
     parts = {"training": heads[held_out:], "validation": heads[:held_out], "test": []}
     content: dict[str, Any] = {part: [row for rows in members for row in rows] for part, members in parts.items()}
     digests = {part: digest({row["subject"] for row in content[part]}) for part in parts}
-    content |= {"study": "OASIS-1 phantom slices", "synthetic": True, "class_names": list(TARGETS), "split": {"digest": digests}}
+    content |= {
+        "study": "OASIS-1 phantom slices",
+        "synthetic": True,
+        "class_names": list(TARGETS),
+        "split": {"digest": digests},
+    }
     with written_whole(folder / "datalist.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1))
     return str(folder / "datalist.json")
@@ -89,7 +95,7 @@ def _write_head(folder: Path, seed: int, number: int, field_of_view: float, slic
     growth, thinning = rng.uniform(-0.1, 1.1, 2)
     anatomy = Anatomy(max(5.0 * growth, -1.0), 1.3 * thinning, rng.normal(0.15, 0.08), int(rng.integers(2**32)))
     volume = ScaleBrainPercentiles()(torch.as_tensor(scan_head(rng, anatomy, VOXEL_SIZE).image)[None])
-    volume = volume ** rng.uniform(1.5, 3.0)
+    volume = volume ** rng.uniform(*GAMMA)
     rows = []
     for position in POSTERIOR:
         name = f"images/head-{number:05d}_{position}.nii"

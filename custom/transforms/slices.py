@@ -16,17 +16,19 @@ __all__ = ["AxialSlicesd", "PictureToSliced", "slice_positions"]
 
 def slice_positions(extent: int, num_slices: int, central: float) -> list[int]:
     """Return ``num_slices`` evenly spaced positions in the central fraction of an axis of ``extent`` voxels."""
-    if not (0 < central <= 1 and 1 <= num_slices <= round(extent * central)):
+    if not (0 < central <= 1 and 1 <= num_slices <= extent * central):
         raise ValueError(f"{num_slices} slices do not fit into the central {central:g} of {extent} voxels.")
     margin = extent * (1 - central) / 2
-    return np.linspace(margin, extent - margin - 1, num_slices).round().astype(int).tolist()
+    # half upwards: NumPy rounds halves to even numbers, which would take one slice twice and leave out the next
+    return np.floor(np.linspace(margin, extent - margin - 1, num_slices) + 0.5).astype(int).tolist()
 
 
 class AxialSlicesd(MapTransform, InvertibleTransform):
     """Cut a (1, X, Y, Z) volume in RAS into axial slices (1, X, Y, 1): one dictionary each, in a list.
 
-    The slices keep their place in space, and ``inverse`` puts one back into an otherwise empty volume. ``slice`` is the position
-    along Z. Dictionaries in a list are what MONAI's ``Compose`` and ``list_data_collate`` take for several samples of one item.
+    The slices keep their place in space, and ``inverse`` puts one back into an otherwise empty volume. ``slice`` is the
+    position along Z. Dictionaries in a list are what MONAI's ``Compose`` and ``list_data_collate`` take for several samples
+    of one item.
 
     Args:
         keys: images to cut, all of one shape.

@@ -7,6 +7,7 @@ stays the same when the weights are replaced by random ones shows the picture's 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -83,14 +84,16 @@ def gradcam(network: nn.Module, images: torch.Tensor, target: int) -> torch.Tens
     """
     # on a copy: MONAI's hooks stay in the module that it is given
     cam = GradCAM(copy.deepcopy(network), last_spatial_layer(network, images[:1]), postprocessing=lambda values: values)
-    return torch.cat([cam(image[None], class_idx=target).detach() for image in images])
+    # inputs that want a gradient carry it through a frozen backbone, too
+    return torch.cat([cam(image[None].requires_grad_(), class_idx=target).detach() for image in images])
 
 
 def last_spatial_layer(network: nn.Module, image: torch.Tensor, min_size: int = 6) -> str:
     """Return the name of the last module that puts out a feature map of at least ``min_size`` voxels along every axis.
 
     Deeper maps, 4³ for a volume of 128³, cannot tell one lobe from the next.
-    Modules that run several times (one activation for all layers) are passed over: their gradient would be another layer's.
+    Modules that run several times (one activation for all layers) are passed over: their gradient would be another layer's. So
+    are modules that enlarge (EfficientNet's padding): their map is not aligned with the image.
 
     Args:
         network: any classifier.
@@ -100,12 +103,11 @@ def last_spatial_layer(network: nn.Module, image: torch.Tensor, min_size: int = 
     Raises:
         ValueError: if the network has no such layer.
     """
-    found: list[str] = []
+    runs: list[tuple[str, bool]] = []
 
     def remember(name: str) -> Callable:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, torch.Tensor) and output.ndim == image.ndim and min(output.shape[2:]) >= min_size:
-                found.append(name)
+            runs.append((name, _is_fine_map(inputs, output, image.ndim, min_size)))
 
         return hook
 
@@ -116,12 +118,19 @@ def last_spatial_layer(network: nn.Module, image: torch.Tensor, min_size: int = 
     finally:
         for hook in hooks:
             hook.remove()
-    once = [name for name in found if found.count(name) == 1]
+    times = Counter(name for name, _ in runs)
+    once = [name for name, fine in runs if fine and times[name] == 1]
     if not once:
         raise ValueError(
             f"{type(network).__name__} has no feature map of {min_size} voxels per axis for an input of {tuple(image.shape)}."
         )
     return once[-1]
+
+
+def _is_fine_map(inputs: Any, output: Any, ndim: int, min_size: int) -> bool:
+    if not (isinstance(output, torch.Tensor) and output.ndim == ndim and min(output.shape[2:]) >= min_size):
+        return False
+    return all(after <= before for before, after in zip(inputs[0].shape[2:], output.shape[2:], strict=True))
 
 
 def randomised(network: nn.Module, seed: int) -> nn.Module:
@@ -130,8 +139,9 @@ def randomised(network: nn.Module, seed: int) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         for module in twin.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
     return twin.eval()
 
 

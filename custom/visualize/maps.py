@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
+from nibabel.affines import apply_affine
 from nilearn.plotting import plot_stat_map
 from scipy.stats import bootstrap
 
@@ -128,7 +129,7 @@ def _peak(volume: MetaTensor) -> list[float]:
     """World coordinates (mm) of the map's maximum."""
     array = np.asarray(volume[0])
     voxel = np.unravel_index(array.argmax(), array.shape)
-    return nib.affines.apply_affine(np.asarray(volume.affine), voxel).tolist()
+    return apply_affine(np.asarray(volume.affine), voxel).tolist()
 
 
 def _slice_picture(heat: MetaTensor, explanation: Explanation) -> Figure:

@@ -12,9 +12,7 @@ LABELS = {"s1": 0, "s2": 0, "s3": 1, "s4": 0, "s5": 1}
 
 def test_one_file_is_one_scan(tmp_path: Path):
     (tmp_path / "head.nii.gz").touch()
-    assert list_scans(str(tmp_path / "head.nii.gz")) == [
-        {"image": str(tmp_path / "head.nii.gz"), "subject": "head.nii.gz"}
-    ]
+    assert list_scans(str(tmp_path / "head.nii.gz")) == [{"image": str(tmp_path / "head.nii.gz"), "subject": "head.nii.gz"}]
 
 
 def test_every_scan_below_a_folder_is_named_by_its_place(tmp_path: Path):

@@ -115,7 +115,7 @@ def test_another_split_is_refused(tmp_path: Path):
 
 def test_another_network_is_refused(tmp_path: Path):
     train(tmp_path, epochs=1)
-    with pytest.raises(ValueError, match=r"last\.pt does not fit this configuration's model: .*size mismatch"):
+    with pytest.raises(ValueError, match=r"last\.pt does not fit this configuration's model: (?s:.*)size mismatch"):
         train(tmp_path, epochs=2, resume=True, width=5)
 
 

@@ -7,13 +7,7 @@ from matplotlib import pyplot as plt
 from sklearn.metrics import roc_auc_score
 
 from custom.metrics import probabilities
-from custom.visualize import (
-    calibration_curve,
-    confusion_matrix,
-    precision_recall_curves,
-    probability_strips,
-    roc_curves,
-)
+from custom.visualize import calibration_curve, confusion_matrix, precision_recall_curves, probability_strips, roc_curves
 
 THREE = ["none", "mild", "severe"]
 
@@ -64,9 +58,7 @@ def test_strips_have_one_point_per_subject(predictions):
 
 
 def test_calibration_points_are_observed_shares(predictions):
-    line = next(
-        line for line in calibration_curve(predictions, ["a", "b"], n_bins=2).axes[0].lines if line.get_label() == "b"
-    )
+    line = next(line for line in calibration_curve(predictions, ["a", "b"], n_bins=2).axes[0].lines if line.get_label() == "b")
     order = np.argsort(probabilities(predictions)[:, 1])
     halves = np.array_split(predictions["label"].to_numpy()[order], 2)
     np.testing.assert_allclose(line.get_ydata(), [half.mean() for half in halves])
