@@ -72,7 +72,7 @@ def unpack(archive: str, out: str) -> str:
 
 def _refuse_unsafe(info: zipfile.ZipInfo, archive: str) -> None:
     path = PurePosixPath(info.filename.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
         raise ValueError(f"{archive} holds '{info.filename}', which leads out of its folder: do not trust this archive.")
     if stat.S_ISLNK(info.external_attr >> 16):
         raise ValueError(f"{archive} holds the link '{info.filename}': a bundle has none, do not trust this archive.")

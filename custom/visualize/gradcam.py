@@ -82,9 +82,11 @@ def gradcam(network: nn.Module, images: torch.Tensor, target: int) -> torch.Tens
         images: (N, 1, *spatial).
         target: class index.
     """
-    # on a copy: MONAI's hooks stay in the module that it is given
-    cam = GradCAM(copy.deepcopy(network), last_spatial_layer(network, images[:1]), postprocessing=lambda values: values)
-    # inputs that want a gradient carry it through a frozen backbone, too
+    twin = copy.deepcopy(network)  # MONAI's hooks stay in the module that they are given, and allow nothing that works in place
+    for module in twin.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    cam = GradCAM(twin, last_spatial_layer(twin, images[:1]), postprocessing=lambda values: values)
     return torch.cat([cam(image[None].requires_grad_(), class_idx=target).detach() for image in images])
 
 
