@@ -18,7 +18,7 @@ real: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/real_$(BUNDLE).sh "$(RAW)"
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

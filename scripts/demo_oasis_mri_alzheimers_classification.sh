@@ -7,11 +7,11 @@ run() { (set -x; python -W ignore -m monai.bundle run "$@"); }
 
 python "$(dirname "$0")/phantom.py" oasis "$out/raw" --n_subjects 80 --voxel_size 3 --with_cdr_only True --age_min 60
 run --config_file "['$configs/preprocess.json','$configs/binary.json']" \
-    --raw_dir "$out/raw" --dataset_dir "$out/data" --spacing 3 --spatial_size 64
+    --raw_dir "$out/raw" --dataset_dir "$out/data" --spacing 4 --spatial_size 48
 run --config_file "['$configs/train.json','$configs/binary.json']" \
-    --dataset_dir "$out/data" --ckpt_dir "$out/models" --output_dir "$out/eval" --epochs 12 --learning_rate 0.001
+    --dataset_dir "$out/data" --ckpt_dir "$out/models" --output_dir "$out/eval" --epochs 15 --batch_size 8 --learning_rate 0.0003
 run --config_file "['$configs/train.json','$configs/binary.json','$configs/evaluate.json']" \
     --dataset_dir "$out/data" --ckpt_dir "$out/models" --output_dir "$out/eval"
 run --config_file "['$configs/inference.json','$configs/binary.json','$configs/explain.json']" \
-    --dataset_dir "$out/data" --ckpt_path "$out/models/model.pt" --output_dir "$out/eval" --spacing 3 --spatial_size 64
+    --dataset_dir "$out/data" --ckpt_path "$out/models/model.pt" --output_dir "$out/eval" --spacing 4 --spatial_size 48
 echo "The report: $out/eval/report.html"

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from custom.data import Study
-from custom.data.oasis import FOLDERS, read_study
+from custom.data.oasis import read_study
 
 CLASSES = {"CDR 0": [0], "CDR 0.5": [0.5], "CDR 1 or more": [1, 2]}
 BEST = "PROCESSED/MPRAGE/T88_111/{id}_mpr_n4_anon_111_t88_masked_gfc.img"
@@ -139,7 +139,7 @@ def test_the_table_may_lie_elsewhere(discs: Path):
 
 CANDIDATES = [
     f"{folder}/{name}"
-    for folder in FOLDERS
+    for folder in ("PROCESSED/MPRAGE/T88_111", "PROCESSED/MPRAGE/SUBJ_111", "PROCESSED/MPRAGE", "mri", ".")
     for name in ("x_masked_gfc.img", "x_masked_gfc.nii.gz", "x_masked_gfc.nii", "x.img", "x.nii.gz", "x.nii")
 ]
 
