@@ -68,12 +68,13 @@ def test_the_two_readers_disagree_on_analyze(analyze: Path) -> None:
 def test_every_config_names_its_reader() -> None:
     for path in (CASE.folder / "configs").glob("*.json"):
         for step in _loaders(json.loads(path.read_text())):
+            assert step["_target_"] == "custom.transforms.LoadScand", f"{path.name}: MONAI's would fall back on other readers"
             assert step["reader"] in ("NibabelReader", "PILReader"), path.name
 
 
 def _loaders(config: object) -> list[dict]:
     if isinstance(config, dict):
-        own = [config] if config.get("_target_") == "LoadImaged" else []
+        own = [config] if str(config.get("_target_")).endswith(("LoadImaged", "LoadScand")) else []
         return own + [x for value in config.values() for x in _loaders(value)]
     return [x for value in config for x in _loaders(value)] if isinstance(config, list) else []
 

@@ -62,7 +62,7 @@ def read_study(
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout '{layout}' is not one of {', '.join(_LAYOUTS)}.")
-    root = Path(raw_dir)
+    root = Path(raw_dir).absolute()  # the datalist keeps the scans' paths, whoever reads it from wherever
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder: give --raw_dir the folder of the raw OASIS study.")
     scans, dropped = _LAYOUTS[layout](root, Path(table) if table else root / "oasis_cross-sectional.csv")

@@ -41,8 +41,6 @@ logger = logging.getLogger(__name__)
 # what a damaged or unsuitable file raises in our checks, nibabel (memory maps: ValueError), PIL and zlib; anything else is a
 # fault of the program and stops the run
 BAD_INPUT = (BadScan, OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
-# MONAI tries its other readers after the one that is named and says what they raised as text only
-NO_READER = "cannot find a suitable reader"
 
 
 def prepare(
@@ -73,6 +71,7 @@ def prepare(
         ValueError: if the folder holds images made by other transforms, or if no scan was good.
     """
     folder = Path(dataset_dir)
+    _refuse_equal_names(study.records)
     _claim(folder, transform)
     worker = copy.deepcopy(transform)  # MONAI's readers remember what they read, and a recipe that has changed is another one
     jobs = (delayed(_prepare_record)(record, worker, folder) for record in study.records)
@@ -95,6 +94,13 @@ def save_image(path: Path, image: MetaTensor) -> None:
     array = np.asarray(image[0], dtype=np.float32)
     with written_whole(path) as temporary:
         nib.save(nib.Nifti1Image(array, affine), temporary)
+
+
+def _refuse_equal_names(records: Sequence[Record]) -> None:
+    images: dict[str, str] = {}
+    for record in records:
+        if images.setdefault(record.name, record.image) != record.image:
+            raise ValueError(f"{images[record.name]} and {record.image} are both called {record.name}: keep one of them.")
 
 
 def _claim(folder: Path, transform: Callable) -> None:
@@ -120,8 +126,6 @@ def _prepare_record(record: Record, transform: Callable, folder: Path) -> tuple[
         items = transform({"image": record.image})
     except (RuntimeError, *BAD_INPUT) as error:
         cause = _root(error)
-        if NO_READER in str(cause):
-            return record.name, _first_error(str(cause))
         if not isinstance(cause, BAD_INPUT):
             raise
         return record.name, f"{type(cause).__name__}: {cause}"
@@ -136,12 +140,6 @@ def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-def _first_error(tracebacks: str) -> str:
-    """Return what the first of several printed tracebacks ends in: the complaint of the reader that was named."""
-    last_lines = re.findall(r"^[\w.]+: .+$", tracebacks.partition("Traceback")[2], re.MULTILINE)
-    return last_lines[0] if last_lines else tracebacks
 
 
 def _write(record: Record, item: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -10,8 +10,6 @@ from monai.networks.nets import DenseNet121, EfficientNetBN
 from monai.networks.utils import copy_model_state
 from torch import nn
 
-from .slice_classifier import SliceClassifier
-
 __all__ = ["IMAGENET", "load_initial_weights"]
 
 IMAGENET = "imagenet"
@@ -58,9 +56,9 @@ def _read(weights: str) -> dict[str, torch.Tensor]:
 
 def _imagenet_state(network: nn.Module) -> dict[str, torch.Tensor]:
     backbone = getattr(network, "backbone", None)
-    if isinstance(network, SliceClassifier) and isinstance(backbone, DenseNet121):
+    if isinstance(backbone, DenseNet121):
         return DenseNet121(spatial_dims=2, in_channels=3, out_channels=1000, pretrained=True).state_dict()
-    if isinstance(network, SliceClassifier) and isinstance(backbone, EfficientNetBN):
+    if isinstance(backbone, EfficientNetBN):
         return EfficientNetBN("efficientnet-b0", pretrained=True).state_dict()
     raise ValueError(
         "MONAI offers ImageNet weights for DenseNet121 and EfficientNet-B0 only: for a ResNet give the file of torchvision's "

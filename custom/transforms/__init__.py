@@ -1,10 +1,12 @@
 from .brain_scale import ScaleBrainPercentiles, ScaleBrainPercentilesd
 from .check import CheckScand, check_scan
+from .load import LoadScand
 from .slices import AxialSlicesd, PictureToSliced, slice_positions
 
 __all__ = [
     "AxialSlicesd",
     "CheckScand",
+    "LoadScand",
     "PictureToSliced",
     "ScaleBrainPercentiles",
     "ScaleBrainPercentilesd",

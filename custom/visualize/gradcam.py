@@ -85,7 +85,7 @@ def gradcam(network: nn.Module, images: torch.Tensor, target: int) -> torch.Tens
     twin = copy.deepcopy(network)  # MONAI's hooks stay in the module that they are given, and allow nothing that works in place
     for module in twin.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
     cam = GradCAM(twin, last_spatial_layer(twin, images[:1]), postprocessing=lambda values: values)
     return torch.cat([cam(image[None].requires_grad_(), class_idx=target).detach() for image in images])
 

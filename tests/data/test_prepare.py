@@ -15,16 +15,16 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, RandFlipd, Transform
+from monai.transforms import Compose, EnsureChannelFirstd, Orientationd, RandFlipd, Transform
 
 from custom.data import PARTS, Record, Study, prepare, read_datalist
 from custom.data.prepare import save_image
-from custom.transforms import AxialSlicesd, CheckScand, ScaleBrainPercentilesd
+from custom.transforms import AxialSlicesd, CheckScand, LoadScand, ScaleBrainPercentilesd
 
 SHAPE = (8, 9, 10)
 CALLS: list[str] = []
 STEPS = [
-    {"_target_": "LoadImaged", "keys": "image", "reader": "NibabelReader"},
+    {"_target_": "custom.transforms.LoadScand", "keys": "image", "reader": "NibabelReader"},
     {"_target_": "EnsureChannelFirstd", "keys": "image"},
     {"_target_": "custom.transforms.AxialSlicesd", "keys": "image", "num_slices": 2},
 ]
@@ -79,7 +79,7 @@ def make_study(raw: Path, num_scans: int = 4) -> Study:
 def steps() -> list[Callable]:
     return [
         Counted(),
-        LoadImaged("image", reader="NibabelReader"),
+        LoadScand("image", reader="NibabelReader"),
         EnsureChannelFirstd("image"),
         CheckScand("image", spatial_dims=3),
         Orientationd("image", axcodes="RAS", labels=None),

@@ -11,7 +11,6 @@ from monai.networks.nets import ResNet
 from monai.transforms import (
     EnsureChannelFirstd,
     EnsureTyped,
-    LoadImaged,
     Orientationd,
     Resized,
     ResizeWithPadOrCropd,
@@ -21,7 +20,7 @@ from monai.transforms import (
 from torch import nn
 
 from custom.networks import Simple3DCNN, SliceClassifier
-from custom.transforms import AxialSlicesd, ScaleBrainPercentilesd
+from custom.transforms import AxialSlicesd, LoadScand, ScaleBrainPercentilesd
 from custom.visualize.gradcam import gradcam, last_spatial_layer, randomised, rank_correlation, write_gradcam
 
 CPU = torch.device("cpu")
@@ -182,7 +181,7 @@ def write_analyze(folder: Path) -> Path:
 
 
 LOAD = [
-    LoadImaged("image", reader="NibabelReader"),
+    LoadScand("image", reader="NibabelReader"),
     EnsureChannelFirstd("image"),
     Orientationd("image", axcodes="RAS", labels=None),
     ScaleBrainPercentilesd("image", lower=0, upper=100),
