@@ -60,7 +60,7 @@ class TrainingState:
         for name, obj in self.objects.items():
             try:
                 obj.load_state_dict(state[name])
-            except RuntimeError as error:
+            except (RuntimeError, ValueError, KeyError) as error:
                 raise ValueError(f"{self.path} does not fit this configuration's {name}: {error}") from error
         vars(engine.state).update(state["trainer"])
         vars(self.evaluator.state).update(state["evaluator"])

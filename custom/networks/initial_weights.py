@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from monai.networks.nets import DenseNet121, EfficientNetBN
-from monai.networks.utils import copy_model_state
 from torch import nn
 
 __all__ = ["IMAGENET", "load_initial_weights"]
@@ -39,13 +38,14 @@ def load_initial_weights(network: nn.Module, weights: str) -> list[str]:
     if not set(state) & set(own):
         state = {"backbone." + _DENSE_LAYER.sub(r"\1.layers.\2\3.\4", name): value for name, value in state.items()}
     state = {name: _grey(value, own[name]) for name, value in state.items() if name in own}
-    _, loaded, left = copy_model_state(network, state)
-    if len(loaded) < len(own) / 2:
+    fitting = {name: value for name, value in state.items() if value.shape == own[name].shape}
+    if len(fitting) < len(own) / 2:
         raise ValueError(
-            f"{weights} holds {len(loaded)} of the {len(own)} tensors of {type(network).__name__}: "
+            f"{weights} holds {len(fitting)} of the {len(own)} tensors of {type(network).__name__}: "
             "it belongs to another network."
         )
-    return sorted(left)
+    network.load_state_dict(own | fitting)
+    return sorted(own.keys() - fitting.keys())
 
 
 def _read(weights: str) -> dict[str, torch.Tensor]:
