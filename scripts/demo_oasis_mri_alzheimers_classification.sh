@@ -9,7 +9,7 @@ python "$(dirname "$0")/phantom.py" oasis "$out/raw" --n_subjects 80 --voxel_siz
 run --config_file "['$configs/preprocess.json','$configs/binary.json']" \
     --raw_dir "$out/raw" --dataset_dir "$out/data" --spacing 4 --spatial_size 48
 run --config_file "['$configs/train.json','$configs/binary.json']" \
-    --dataset_dir "$out/data" --ckpt_dir "$out/models" --output_dir "$out/eval" --epochs 15 --learning_rate 0.0005 \
+    --dataset_dir "$out/data" --ckpt_dir "$out/models" --output_dir "$out/eval" --epochs 24 \
     --train::random_transforms::1::translate_range "[1,1,1]"
 run --config_file "['$configs/train.json','$configs/binary.json','$configs/evaluate.json']" \
     --dataset_dir "$out/data" --ckpt_dir "$out/models" --output_dir "$out/eval"
