@@ -51,8 +51,7 @@ def split_again(source: str | Path, split: Split, path: str | Path) -> dict:
     """Write another split of the images of an existing datalist, which keeps lying where it is; return the content."""
     content = read_datalist(source)
     rows = [row for part in PARTS for row in content[part]]
-    images = {row["image"]: str(Path(row["image"]).resolve()) for row in rows}
-    return _write(Path(path), content | _split([{**row, "image": images[row["image"]]} for row in rows], split))
+    return _write(Path(path), content | _split(rows, split))
 
 
 def _split(rows: Sequence[dict], split: Split) -> dict[str, Any]:
