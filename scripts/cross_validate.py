@@ -90,9 +90,19 @@ def _workflow(configs: Sequence[str], datalist: Path, folder: Path, override: di
 
 
 def _train_and_predict(configs: Sequence[str], datalist: Path, folder: Path, override: dict[str, Any]) -> None:
-    """Write ``predictions.csv`` of one fold and seed; what an earlier call has finished is not done again."""
+    """Write ``predictions.csv`` of one fold and seed; what an earlier call with the same settings has finished stands.
+
+    Raises:
+        ValueError: if the folder holds a training with other settings.
+    """
+    settings = json.dumps({"configs": [Path(c).stem for c in configs], "split": _digest(datalist), **override}, sort_keys=True)
+    record = folder / "settings.json"
+    if record.is_file() and record.read_text() != settings:
+        raise ValueError(f"{folder} holds a training with other settings: give another output_dir, or delete it.")
     if (folder / "predictions.csv").is_file():
         return
+    with written_whole(record) as temporary:
+        temporary.write_text(settings)
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
     evaluate_config = str(Path(configs[0]).with_name("evaluate.json"))
@@ -102,6 +112,10 @@ def _train_and_predict(configs: Sequence[str], datalist: Path, folder: Path, ove
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+
+
+def _digest(datalist: Path) -> dict[str, str]:
+    return json.loads(datalist.read_text())["split"]["digest"]
 
 
 def _judge(
