@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import fire
 
+from custom.phantoms.abide import write_study as abide
 from custom.phantoms.oasis import write_study as oasis
 from custom.phantoms.oasis_slices import write_slices as oasis_slices
 
 
 def main() -> None:
     """Command line: one subcommand per study."""
-    fire.Fire({"oasis": oasis, "oasis_slices": oasis_slices})
+    fire.Fire({"abide": abide, "oasis": oasis, "oasis_slices": oasis_slices})
 
 
 if __name__ == "__main__":

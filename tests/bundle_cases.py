@@ -11,9 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigWorkflow
 
-from custom.phantoms import oasis
+from custom.phantoms import abide, oasis
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,7 +38,10 @@ class Case:
     preprocess: dict[str, Any]
     train: dict[str, Any]
     inference: dict[str, Any]
-    tested_elsewhere: Sequence[str] = ()  # configs whose data this phantom is not
+    tested_elsewhere: Sequence[str] = ()  # configs whose data this phantom is not, or that are no variant
+    network_keys: Sequence[str] = ("network_def",)  # what defines the network; the last is what the trainer trains
+    extra_inputs: dict[str, Any] = field(default_factory=dict)  # of the network's forward, beside the image
+    network: dict[str, Any] = field(default_factory=dict)  # overrides that these inputs need without weights
 
     @property
     def folder(self) -> Path:
@@ -114,6 +118,7 @@ def run_command(
 
 
 SMALL = {"spacing": 6, "spatial_size": 32}
+COARSE = {"voxel_size": 12, "spacing": 12, "spatial_size": [10, 12, 6]}
 SLICES = {"spatial_dims": 2, "slice_size": 64, "scan_transforms::7::num_slices": 2}
 
 CASES = [
@@ -134,5 +139,25 @@ CASES = [
         train={"batch_size": 4, "learning_rate": 0.001},
         inference=SMALL,
         tested_elsewhere=["kfold", "pictures", "pretrain", "four_class"],
-    )
+    ),
+    Case(
+        name="abide_fmri_asd_classification",
+        write_study=partial(abide.write_study, n_sites=3, subjects_per_site=10, shape=(10, 12, 6), n_frames=40),
+        overlays=[Overlay("strided_stem"), Overlay("permuted_labels")],
+        preprocess=COARSE,
+        train={"batch_size": 4, "frames": 16},
+        inference=COARSE,
+        tested_elsewhere=[
+            "band_pass",
+            "export",
+            "kfold",
+            "leave_site_out",
+            "only_extractor",
+            "only_harmonization",
+            "only_head",
+        ],
+        network_keys=("network_def", "extractor_def"),
+        extra_inputs={"site": torch.zeros(1, dtype=torch.int64)},
+        network={"network_def::sites": ["A"]},
+    ),
 ]

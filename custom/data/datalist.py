@@ -32,7 +32,7 @@ def write_datalist(path: str | Path, study: Study, split: Split, prepared: Mappi
         The content of the file. A record that was rejected in preparation is in no part.
     """
     rows = [
-        {**written, "label": r.label, "subject": r.subject, "source": r.image, **r.columns}
+        {**written, "label": r.label, "subject": r.subject, "source": r.image, **_inputs(r), **r.columns}
         for r in study.records
         for written in prepared.get(r.name, [])
     ]
@@ -45,6 +45,10 @@ def write_datalist(path: str | Path, study: Study, split: Split, prepared: Mappi
         **_split(rows, split),
     }
     return _write(Path(path), content)
+
+
+def _inputs(record: Record) -> dict[str, dict[str, str]]:
+    return {"inputs": dict(record.inputs)} if record.inputs else {}
 
 
 def split_again(source: str | Path, split: Split, path: str | Path) -> dict:

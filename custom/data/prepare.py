@@ -50,6 +50,7 @@ def prepare(
     dataset_dir: str,
     datalist: str,
     num_workers: int = 1,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Apply a transform to every record, write its images, list what was rejected, split the rest.
 
@@ -58,11 +59,13 @@ def prepare(
 
     Args:
         study: the records.
-        transform: from ``{"image": path}`` to a (1, X, Y, Z) image, or to several of them (slices) in a list.
+        transform: from ``{"image": path}`` and the record's ``inputs`` to a (1, X, Y, Z) image, to a (T, X, Y, Z) series, or to
+            several images (slices) in a list. What it puts into ``report`` stands in the datalist's row.
         split: how to split what was not rejected.
-        dataset_dir: receives ``images/*.nii`` (uncompressed, float32) and ``rejected.csv``.
+        dataset_dir: receives ``images/*.nii`` (uncompressed) and ``rejected.csv``.
         datalist: path of the list to write.
         num_workers: number of processes.
+        dtype: of the voxels on disc, ``float32`` or ``int16``; integers are scaled to the image's range.
 
     Returns:
         The content of the datalist.
@@ -72,9 +75,9 @@ def prepare(
     """
     folder = Path(dataset_dir)
     _refuse_equal_names(study.records)
-    _claim(folder, transform)
+    _claim(folder, transform, dtype)
     worker = copy.deepcopy(transform)  # MONAI's readers remember what they read, and a recipe that has changed is another one
-    jobs = (delayed(_prepare_record)(record, worker, folder) for record in study.records)
+    jobs = (delayed(_prepare_record)(record, worker, folder, dtype) for record in study.records)
     # a generator, and in order of completion: the bar moves with the scans and nothing but file names comes back
     outcomes = Parallel(n_jobs=num_workers, return_as="generator_unordered")(jobs)
     bar = tqdm(outcomes, total=len(study.records), desc="preprocess", unit="scan", disable=not sys.stderr.isatty())
@@ -88,12 +91,20 @@ def prepare(
     return write_datalist(datalist, study, split, prepared)
 
 
-def save_image(path: Path, image: MetaTensor) -> None:
-    """Write a (1, X, Y, Z) image as uncompressed float32 NIfTI, whole or not at all."""
+def save_image(path: Path, image: MetaTensor, dtype: str = "float32") -> None:
+    """Write a (1, X, Y, Z) image or a (T, X, Y, Z) series as uncompressed NIfTI, whole or not at all.
+
+    A series keeps its TR (``repetition_time`` of its meta data, in seconds), where it has one.
+    """
     affine = to_affine_nd(3, np.asarray(image.affine, dtype=np.float64))
-    array = np.asarray(image[0], dtype=np.float32)
+    array = np.asarray(image, dtype=np.float32)
+    picture = nib.Nifti1Image(array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), affine)
+    picture.set_data_dtype(dtype)  # nibabel finds slope and intercept for integers when it saves
+    if picture.ndim == 4:
+        picture.header.set_zooms((*picture.header.get_zooms()[:3], image.meta.get("repetition_time") or 0.0))
+        picture.header.set_xyzt_units("mm", "sec")
     with written_whole(path) as temporary:
-        nib.save(nib.Nifti1Image(array, affine), temporary)
+        nib.save(picture, temporary)
 
 
 def _refuse_equal_names(records: Sequence[Record]) -> None:
@@ -103,10 +114,10 @@ def _refuse_equal_names(records: Sequence[Record]) -> None:
             raise ValueError(f"{images[record.name]} and {record.image} are both called {record.name}: keep one of them.")
 
 
-def _claim(folder: Path, transform: Callable) -> None:
+def _claim(folder: Path, transform: Callable, dtype: str) -> None:
     """Write which transforms the folder's images are made by, or refuse a folder made by others."""
     steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
-    recipe = joblib.hash(list(steps))  # by value, whereas a pickle differs with the identity of equal strings
+    recipe = joblib.hash([*steps, dtype])  # by value, whereas a pickle differs with the identity of equal strings
     file = folder / "images" / "transforms.hash"
     if not file.exists():
         with written_whole(file) as temporary:
@@ -115,7 +126,7 @@ def _claim(folder: Path, transform: Callable) -> None:
         raise ValueError(f"{folder} was prepared by other transforms: give another --dataset_dir, or delete it.")
 
 
-def _prepare_record(record: Record, transform: Callable, folder: Path) -> tuple[str, list[dict] | str]:
+def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: str) -> tuple[str, list[dict] | str]:
     """Return what was written of a record, now or in an earlier run, or the reason why not."""
     done = folder / "images" / f"{record.name}.json"
     if done.is_file():
@@ -123,13 +134,13 @@ def _prepare_record(record: Record, transform: Callable, folder: Path) -> tuple[
         if all((folder / row["image"]).is_file() for row in rows):
             return record.name, rows
     try:
-        items = transform({"image": record.image})
+        items = transform({"image": record.image, **record.inputs})
     except (RuntimeError, *BAD_INPUT) as error:
         cause = _root(error)
         if not isinstance(cause, BAD_INPUT):
             raise
         return record.name, f"{type(cause).__name__}: {cause}"
-    rows = [_write(record, item, folder) for item in (items if isinstance(items, list) else [items])]
+    rows = [_write(record, item, folder, dtype) for item in (items if isinstance(items, list) else [items])]
     with written_whole(done) as temporary:
         temporary.write_text(json.dumps(rows))
     return record.name, rows
@@ -142,13 +153,13 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _write(record: Record, item: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _write(record: Record, item: Mapping[str, Any], folder: Path, dtype: str) -> dict[str, Any]:
     """Write one image; a transform that cuts a scan up says which piece it is in the item's ``slice``."""
     piece = {"slice": int(item["slice"])} if "slice" in item else {}
     suffix = f"_slice-{piece['slice']:03d}" if piece else ""
     name = f"images/{record.name}{suffix}.nii"
-    save_image(folder / name, item["image"])
-    return {"image": name, **piece}
+    save_image(folder / name, item["image"], dtype)
+    return {"image": name, **piece, **item.get("report", {})}
 
 
 def _write_rejected(path: Path, records: Sequence[Record], reasons: Mapping[str, str]) -> None:

@@ -20,6 +20,7 @@ class Record:
         image: path of the scan.
         label: index into ``Study.class_names``, ``None`` where there is no label (inference).
         columns: what the study's table says beside the label: session, site, age, …; ``None`` is a missing value.
+        inputs: further files of the scan by key, handed to the transforms beside ``image``: ``{"mask": path}``.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Record:
     image: str
     label: int | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

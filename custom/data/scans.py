@@ -29,7 +29,10 @@ def list_scans(path: str) -> list[dict[str, str]]:
 
 
 def test_scans(path: str, num_subjects: int) -> list[dict]:
-    """Return the raw scans of some test subjects of a datalist, classes in turn, all scans of a subject together."""
+    """Return the raw scans of some test subjects of a datalist, classes in turn, all scans of a subject together.
+
+    Each is a row of the datalist in which ``image``, and whatever further files the scan has, are those of the raw study.
+    """
     rows = read_datalist(path)["test"]
     by_class: dict[int, dict[str, None]] = {}
     for row in rows:
@@ -41,7 +44,7 @@ def test_scans(path: str, num_subjects: int) -> list[dict]:
     absent = [row["source"] for row in picked if not Path(row["source"]).is_file()]
     if absent:
         raise FileNotFoundError(f"the raw scan {absent[0]}, which {path} was prepared from, is not there any more.")
-    return [{"image": row["source"], "subject": row["subject"], "label": row["label"]} for row in picked]
+    return [{**row, **row.get("inputs", {}), "image": row["source"]} for row in picked]
 
 
 test_scans.__test__ = False  # type: ignore[attr-defined]  # a name pytest would take for a test

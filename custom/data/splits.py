@@ -45,10 +45,10 @@ def column_of(record: Record, name: str) -> Any:
 
 @dataclass(frozen=True)
 class _ByGroup:
-    """Grouped by one column and stratified by another, through scikit-learn's ``StratifiedGroupKFold``."""
+    """Grouped by one column and stratified by others (together), through scikit-learn's ``StratifiedGroupKFold``."""
 
     group: str = "subject"
-    stratify: str = "label"
+    stratify: str | Sequence[str] = "label"
     seed: int = 0
 
     def describe(self) -> dict[str, Any]:
@@ -57,7 +57,8 @@ class _ByGroup:
     def _fold(self, records: Sequence[Record], candidates: np.ndarray, n_splits: int, fold: int) -> np.ndarray:
         """Return the members of one fold of the candidates (indices into ``records``)."""
         groups = np.array([str(column_of(records[i], self.group)) for i in candidates])
-        strata = np.array([str(column_of(records[i], self.stratify)) for i in candidates])
+        columns = [self.stratify] if isinstance(self.stratify, str) else self.stratify
+        strata = np.array([" ".join(str(column_of(records[i], c)) for c in columns) for i in candidates])
         if len(set(groups)) < n_splits:
             raise ValueError(
                 f"cannot make {n_splits} folds of {len(set(groups))} values of '{self.group}': "

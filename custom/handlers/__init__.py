@@ -1,4 +1,6 @@
+from .combat import ComBat, UnseenSites
 from .early_stopping import EarlyStopping
+from .features import FeatureTable
 from .gradient_clipping import GradientClipping
 from .predictions import PredictionsTable, SubjectMetric
 from .tensorboard import TensorBoardGraph
@@ -7,13 +9,16 @@ from .weights import BestModel, InitialWeights, VerifiedCheckpointLoader
 
 __all__ = [
     "BestModel",
+    "ComBat",
     "EarlyStopping",
     "EpochSeed",
+    "FeatureTable",
     "GradientClipping",
     "InitialWeights",
     "PredictionsTable",
     "SubjectMetric",
     "TensorBoardGraph",
     "TrainingState",
+    "UnseenSites",
     "VerifiedCheckpointLoader",
 ]

@@ -42,12 +42,14 @@ class BestModel:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if engine.state.best_metric_epoch != engine.state.epoch or idist.get_rank() > 0:
+        if engine.state.best_metric_epoch != engine.state.epoch:
             return
-        with written_whole(self.path) as temporary:
-            torch.save(self.network.state_dict(), temporary)
-        with written_whole(self.path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps(self._provenance(engine), indent=1))
+        if idist.get_rank() == 0:
+            with written_whole(self.path) as temporary:
+                torch.save(self.network.state_dict(), temporary)
+            with written_whole(self.path.with_suffix(".json")) as temporary:
+                temporary.write_text(json.dumps(self._provenance(engine), indent=1))
+        idist.barrier()  # a stage that follows reads the file in every process
 
     def _provenance(self, engine: Engine) -> dict[str, Any]:
         seen = [*self.datalist["training"], *self.datalist["validation"]]

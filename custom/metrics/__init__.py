@@ -5,8 +5,9 @@ from __future__ import annotations
 from .aggregate import probabilities, probability_columns, read_predictions, subject_table
 from .baselines import Baseline, LinearSVM
 from .bootstrap import bootstrap, paired_difference
+from .connectivity import Connectivity
 from .evaluation import evaluate, evaluate_folds, summarise_permutations
-from .features import BlockMeans, MissingColumn
+from .features import BlockMeans, MissingColumn, StoredFeatures
 from .figures import expected_calibration_error, figures
 from .leak import permute_labels
 from .weights import class_weights
@@ -14,8 +15,10 @@ from .weights import class_weights
 __all__ = [
     "Baseline",
     "BlockMeans",
+    "Connectivity",
     "LinearSVM",
     "MissingColumn",
+    "StoredFeatures",
     "bootstrap",
     "class_weights",
     "evaluate",

@@ -52,8 +52,8 @@ class Baseline:
         """Fit on the rows of the training part.
 
         Raises:
-            MissingColumn: no row has one of the columns.
-            ValueError: some units have no value, two labels, or other views than the rest.
+            MissingColumn: not every unit has a value of one of the columns.
+            ValueError: some units have two labels, or other views than the rest.
         """
         units = by_unit(rows, unit)
         self.class_names_, self.unit_ = list(class_names), unit

@@ -18,7 +18,7 @@ import numpy as np
 
 from .figures import ECE_BINS, check, figures
 
-__all__ = ["bootstrap", "paired_difference", "resample", "weighted_figures"]
+__all__ = ["auc_within", "bootstrap", "paired_difference", "resample", "weighted_figures"]
 
 Interval = dict[str, float]
 
@@ -75,6 +75,42 @@ def paired_difference(
         results.append((values, _samples(y, p, class_names, True, folds, clusters, n, seed)))
     (value_a, sample_a), (value_b, sample_b) = results
     return {k: percentile_interval(value_a[k] - value_b[k], sample_a[k] - sample_b[k]) for k in names}
+
+
+def auc_within(
+    labels: np.ndarray,
+    score: np.ndarray,
+    groups: Sequence,
+    folds: Sequence | None = None,
+    clusters: Sequence | None = None,
+    n: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Probability that a positive scores above a negative *of the same group*, such as a site; NaN without such a pair.
+
+    Unlike the AUC over all it gains nothing from knowing which groups have more positives.
+
+    Args:
+        labels: (n_units,) true or 1 where positive.
+        score: (n_units,).
+        groups: (n_units,). Scores of different folds are not compared either.
+        folds: as in :func:`bootstrap`.
+        clusters: as in :func:`bootstrap`.
+        n: number of resamples, which are those of :func:`bootstrap` with the same seed.
+        seed: of the resamples.
+    """
+    positive, drawn = np.asarray(labels) == 1, np.arange(len(labels)) if clusters is None else np.asarray(clusters)
+    right, pairs = np.zeros(n + 1), np.zeros(n + 1)
+    for k, fold in enumerate(_fold_members(folds, len(positive))):
+        weights = np.vstack([np.ones(len(fold)), resample(len(fold), drawn[fold], n, seed + k)])
+        for group in np.unique(np.asarray(groups)[fold]):
+            inside = np.asarray(groups)[fold] == group
+            i, w = fold[inside], weights[:, inside]
+            number = (w @ positive[i]) * (w @ ~positive[i])
+            right += np.nan_to_num(weighted_auc(positive[i], score[i], w)) * number
+            pairs += number
+    values = _ratio(right, pairs)
+    return percentile_interval(float(values[0]), values[1:])
 
 
 def resample(n_units: int, clusters: Sequence | None = None, n: int = 1000, seed: int = 0) -> np.ndarray:

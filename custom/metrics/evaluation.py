@@ -17,7 +17,7 @@ from ..data.splits import PARTS
 from ..paths import written_whole
 from .aggregate import probabilities, read_predictions
 from .baselines import Baseline, by_unit, label_of
-from .bootstrap import bootstrap, paired_difference
+from .bootstrap import auc_within, bootstrap, paired_difference
 from .features import MissingColumn
 
 __all__ = ["evaluate", "evaluate_folds", "summarise_permutations"]
@@ -36,6 +36,7 @@ def evaluate(
     n_bootstrap: int = 1000,
     seed: int = 0,
     unit: str = "subject",
+    within: str | None = None,
 ) -> dict:
     """Judge the predictions of the test part beside baselines that are fitted on the training part.
 
@@ -48,6 +49,8 @@ def evaluate(
         n_bootstrap: resamples of the subjects.
         seed: of the resamples.
         unit: column that names what a label belongs to; intervals are over subjects whatever the unit.
+        within: column of the datalist, such as the site: every model of two classes also gets ``auc_within_<column>``, see
+            :func:`auc_within`.
 
     Returns:
         What ``metrics.json`` holds.
@@ -61,15 +64,16 @@ def evaluate(
     for name, baseline in baselines.items():
         try:
             fitted = baseline.fit(datalist["training"], datalist["class_names"], unit)
+            tables[name] = fitted.predict_proba(datalist["test"])
         except MissingColumn as error:
             unavailable[name] = str(error)
-            continue
-        tables[name] = fitted.predict_proba(datalist["test"])
     study = {key: datalist.get(key) for key in COPIED} | {
         "unit": unit,
         "ordinal": ordinal,
         "subjects": _count_subjects(datalist, unit),
         "unavailable": unavailable,
+        "within": within,
+        "groups": _groups(datalist["test"], unit, within) if within else {},
     }
     return _write(Path(output_dir), study, tables, n_bootstrap, seed)
 
@@ -86,7 +90,7 @@ def evaluate_folds(fold_dirs: Sequence[str], output_dir: str, n_bootstrap: int =
     studies = [json.loads((Path(d) / "metrics.json").read_text()) for d in fold_dirs]
     study = studies[0]
     for directory, other in zip(fold_dirs, studies, strict=True):
-        different = [k for k in (*COPIED, "unit", "ordinal") if k != "split" and other[k] != study[k]]
+        different = [k for k in (*COPIED, "unit", "ordinal", "within") if k != "split" and other[k] != study[k]]
         if different:
             raise ValueError(f"{directory}: {', '.join(different)} differ from {fold_dirs[0]}; pool folds of one study")
     unit = study["unit"]
@@ -97,6 +101,7 @@ def evaluate_folds(fold_dirs: Sequence[str], output_dir: str, n_bootstrap: int =
     if len(twice):
         raise ValueError(f"{unit} {', '.join(twice[:5])} is in the test part of several folds; pool disjoint folds")
     study |= {"split": {"folds": [s["split"] for s in studies]}, "subjects": _pool_counts(studies)}
+    study["groups"] = {name: group for s in studies for name, group in s["groups"].items()}
     output = Path(output_dir)
     output.mkdir(parents=True, exist_ok=True)
     tables[NETWORK].to_csv(output / "predictions.csv", index=False)
@@ -131,6 +136,10 @@ def _write(output: Path, study: dict, tables: dict[str, pd.DataFrame], n: int, s
     labels = network["label"].to_numpy()
     options = {"folds": folds, "clusters": network["subject"].to_numpy(), "n": n, "seed": seed}
     models = {k: bootstrap(labels, p[k], names, study["ordinal"], **options) for k in p}
+    if study["within"]:  # of two classes
+        groups = [study["groups"][name] for name in network[unit]]
+        for k, found in models.items():
+            found[f"auc_within_{study['within']}"] = auc_within(labels, p[k][:, 1], groups, **options)
     differences = {k: paired_difference(p[NETWORK], p[k], labels, names, **options) for k in p if k != NETWORK}
     confusion = pd.crosstab(labels, p[NETWORK].argmax(1)).reindex(
         index=range(len(names)), columns=range(len(names)), fill_value=0
@@ -150,6 +159,15 @@ def _write(output: Path, study: dict, tables: dict[str, pd.DataFrame], n: int, s
         output / "baseline_predictions.csv", index=False
     )
     return _write_json(output / "metrics.json", results)
+
+
+def _groups(rows: Sequence[dict], unit: str, column: str) -> dict[str, str]:
+    """Return the one value that a unit's rows have in a column."""
+    values = {name: {str(row.get(column)) for row in members} for name, members in by_unit(list(rows), unit).items()}
+    odd = [name for name, found in values.items() if len(found) > 1 or found == {"None"}]
+    if odd:
+        raise ValueError(f"{unit} {', '.join(odd[:5])} has no '{column}', or several: no figure within it can be computed")
+    return {name: found.pop() for name, found in values.items()}
 
 
 def _check_test_units(network: pd.DataFrame, datalist: dict, unit: str, path: str) -> None:

@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
-__all__ = ["BlockMeans", "MissingColumn", "column_table"]
+__all__ = ["BlockMeans", "MissingColumn", "StoredFeatures", "column_table"]
 
 Units = Mapping[str, list[dict]]
 
 
 class MissingColumn(ValueError):
-    """No row of the study has the column: the baseline is not available for it."""
+    """Not every unit has a value of the column: the baseline is not available for this study, and the report says why."""
 
 
 def column_table(units: Units, columns: Sequence[str]) -> pd.DataFrame:
@@ -25,8 +25,8 @@ def column_table(units: Units, columns: Sequence[str]) -> pd.DataFrame:
     Numbers that differ between the rows of a unit (age and nWBV of a rescan) are averaged; text must not differ.
 
     Raises:
-        MissingColumn: no row has a value of a column.
-        ValueError: some units have no value of a column, or several texts.
+        MissingColumn: no unit, or not every unit, has a value of a column.
+        ValueError: a unit has several texts.
     """
     values = {c: {name: [r[c] for r in rows if _given(r.get(c))] for name, rows in units.items()} for c in columns}
     for column, found in values.items():
@@ -34,7 +34,7 @@ def column_table(units: Units, columns: Sequence[str]) -> pd.DataFrame:
         if len(empty) == len(units):
             raise MissingColumn(f"no row of the datalist has the column {column!r}")
         if empty:
-            raise ValueError(
+            raise MissingColumn(
                 f"no {column!r} for {_some(empty)}: complete the study's table, or leave the column out of the baseline"
             )
     return pd.DataFrame({c: {k: _combine(k, c, v) for k, v in found.items()} for c, found in values.items()})
@@ -76,6 +76,31 @@ class BlockMeans:
                 "prepare the same views of everyone, or name the columns of `views`"
             )
         return np.stack([np.concatenate(list(v.values())) for v in views.values()])
+
+
+class StoredFeatures:
+    """The features that a network computed for the subjects, from the tables that ``custom.handlers.FeatureTable`` wrote.
+
+    Args:
+        paths: of the tables; between them they hold every subject once.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = list(paths)
+
+    def __call__(self, units: Units) -> np.ndarray:
+        """(n_units, n_features); raises ValueError for a unit that no table holds."""
+        table = pd.concat([pd.read_csv(p, dtype={"subject": str}, float_precision="round_trip") for p in self.paths])
+        table = table.set_index("subject")
+        absent = [name for name in units if name not in table.index]
+        if absent:
+            raise ValueError(f"{_some(absent)}: no features in {', '.join(self.paths)}; run the training's stages again")
+        return table.loc[list(units), feature_columns(table)].to_numpy()
+
+
+def feature_columns(table: pd.DataFrame) -> list[str]:
+    """Names of the columns ``f0``, ``f1`` … in a table of features."""
+    return [c for c in table.columns if c[:1] == "f" and c[1:].isdigit()]
 
 
 def _block_means(path: str, size: int) -> np.ndarray:

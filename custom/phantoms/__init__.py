@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-__all__ = ["artefacts", "head", "oasis"]
+__all__ = ["abide", "artefacts", "bold", "head", "oasis"]

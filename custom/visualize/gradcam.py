@@ -21,7 +21,7 @@ from torch import nn
 
 from .maps import Explanation, write_explanations
 
-__all__ = ["gradcam", "last_spatial_layer", "randomised", "rank_correlation", "write_gradcam"]
+__all__ = ["gradcam", "in_scan_space", "last_spatial_layer", "randomised", "rank_correlation", "write_gradcam"]
 
 
 def write_gradcam(
@@ -66,8 +66,8 @@ def write_gradcam(
                 source=str(scan["image"]),
                 label=scan.get("label"),
                 predicted=predicted,
-                volume=_in_scan_space(maps, items, prepare),
-                background=_in_scan_space(images, items, prepare),
+                volume=in_scan_space(maps, items, prepare),
+                background=in_scan_space(images, items, prepare),
                 correlation=rank_correlation(maps, control, images > 0),
             )
         )
@@ -155,13 +155,22 @@ def rank_correlation(maps: torch.Tensor, control: torch.Tensor, brain: torch.Ten
     return float(spearmanr(a, b).statistic)
 
 
-def _in_scan_space(maps: torch.Tensor, items: Sequence[Mapping[str, Any]], prepare: Compose) -> MetaTensor:
-    """Take maps, one per prepared image, back through the transforms; slices of a volume come together in it."""
+def in_scan_space(maps: torch.Tensor, items: Sequence[Mapping[str, Any]], prepare: Compose) -> MetaTensor:
+    """Take maps, one per prepared image, back through the transforms; slices of a volume come together in it.
+
+    Args:
+        maps: (N, 1, *spatial).
+        items: the N prepared items. Their images have the maps' spatial shape and any number of channels.
+        prepare: what made them; only its invertible transforms are inverted.
+
+    Returns:
+        (1, X, Y, Z) on the raw scan's grid; where slices overlap, the largest value.
+    """
     volumes = []
     for values, item in zip(maps.cpu(), items, strict=True):
         image = item["image"]
         history = copy.deepcopy(image.applied_operations)  # the inverse uses the list up
-        values = MetaTensor(values.reshape(image.shape), meta=image.meta, applied_operations=history)
+        values = MetaTensor(values.reshape(-1, *image.shape[1:]), meta=image.meta, applied_operations=history)
         volumes.append(prepare.inverse({**item, "image": values})["image"])
     together = torch.stack([v.as_tensor() for v in volumes]).amax(0)
     return MetaTensor(together, affine=volumes[0].affine)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from scipy.stats import bootstrap
 
 from ..paths import written_whole
 
-__all__ = ["Explanation", "write_explanations"]
+__all__ = ["Explanation", "file_stem", "write_explanations"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Explanation:
         volume: (1, X, Y, Z) map on the scan's grid, not negative.
         background: (1, X, Y, Z) what the network saw, on the same grid.
         correlation: with the map of a network with random weights, ``None`` where undefined.
+        further: what else its entry in ``maps.json`` says.
     """
 
     subject: str
@@ -43,6 +44,7 @@ class Explanation:
     volume: MetaTensor
     background: MetaTensor
     correlation: float | None
+    further: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_explanations(
@@ -53,7 +55,7 @@ def write_explanations(
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for number, explanation in enumerate(explanations):
-        name = f"{number:02d}_" + re.sub(r"[^\w.-]+", "-", explanation.subject)
+        name = file_stem(number, explanation.subject)
         _write_nifti(explanation, folder / f"{name}.nii.gz")
         _write_picture(explanation, folder / f"{name}.png")
         entries.append(
@@ -65,6 +67,7 @@ def write_explanations(
                 "png": f"{name}.png",
                 "nifti": f"{name}.nii.gz",
                 "randomised_weights_correlation": explanation.correlation,
+                **explanation.further,
             }
         )
     summary = {
@@ -75,6 +78,11 @@ def write_explanations(
     with written_whole(folder / "maps.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=1, allow_nan=False))
     return entries
+
+
+def file_stem(number: int, subject: str) -> str:
+    """Return the name of the files of the explanation with this number, without suffix."""
+    return f"{number:02d}_" + re.sub(r"[^\w.-]+", "-", subject)
 
 
 def _mean_with_interval(values: Sequence[float | None]) -> dict[str, float | int | None]:

@@ -23,6 +23,7 @@ __all__ = ["write_report"]
 UNDEFINED = "–"
 FIGURES = {
     "auc": "AUC",
+    "auc_within_site": "AUC within site",
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
@@ -127,7 +128,9 @@ def _explanations(folder: Path) -> dict | None:
     """``maps.json`` with the pictures inlined; their paths are relative to its folder."""
     found = _read(folder / "maps.json")
     if found is not None:
-        found["maps"] = [m | {"uri": _data_uri((folder / m["png"]).read_bytes())} for m in found["maps"]]
+        for one in found["maps"]:
+            pictures = [one[kind] for kind in ("png", "evidence_png") if kind in one]
+            one["uris"] = [_data_uri((folder / name).read_bytes()) for name in pictures]
         check = found["randomised_weights_correlation"]
         found["check"] = _plain(check["mean"])
         if check["low"] is not None:

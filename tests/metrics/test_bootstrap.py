@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from custom.metrics import bootstrap, figures, paired_difference
-from custom.metrics.bootstrap import percentile_interval, resample, weighted_auc, weighted_figures
+from custom.metrics.bootstrap import auc_within, percentile_interval, resample, weighted_auc, weighted_figures
 
 
 def study(n: int, k: int, seed: int, skill: float = 1.0) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -112,3 +113,36 @@ def test_difference_is_antisymmetric_and_narrower_than_unpaired():
     assert there["auc"]["low"] == pytest.approx(-back["auc"]["high"])
     single = bootstrap(y, a, names)["auc"]
     assert there["auc"]["high"] - there["auc"]["low"] < single["high"] - single["low"]
+
+
+def sites(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A score that tells the sites, which differ in their share of cases, and nothing else."""
+    rng = np.random.default_rng(seed)
+    site = rng.integers(4, size=n)
+    return (rng.random(n) < site / 3).astype(int), site + 0.1 * rng.normal(size=n), site
+
+
+def test_auc_within_groups_is_the_share_of_rightly_ordered_pairs():
+    y, score, site = sites(60, 0)
+    score = score + 0.05 * y
+    pairs = [(score[i] > score[j]) for i in range(60) for j in range(60) if y[i] > y[j] and site[i] == site[j]]
+    assert auc_within(y, score, site)["value"] == pytest.approx(np.mean(pairs))
+    assert auc_within(y, score, np.zeros(60))["value"] == pytest.approx(roc_auc_score(y, score))
+
+
+def test_knowing_the_site_is_worth_nothing_within_sites():
+    y, score, site = sites(400, 1)
+    found = auc_within(y, score, site)
+    assert roc_auc_score(y, score) > 0.8
+    assert found["low"] < 0.5 < found["high"]
+
+
+def test_scores_of_different_folds_are_not_compared():
+    y, score, site = sites(200, 2)
+    fold = np.arange(200) % 2
+    assert auc_within(y, score + 100 * fold, site, folds=fold) == auc_within(y, score - 100 * fold, site, folds=fold)
+
+
+def test_auc_within_groups_of_one_class_is_undefined():
+    y = np.array([0, 0, 1, 1])
+    assert np.isnan(auc_within(y, np.arange(4.0), y)["value"])

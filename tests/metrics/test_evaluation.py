@@ -152,3 +152,27 @@ def test_permutations_are_summarised(tmp_path):
     run(tmp_path / "plain", study())
     with pytest.raises(ValueError, match="plain: labels not permuted"):
         summarise_permutations([str(tmp_path / "plain")], str(tmp_path))
+
+
+def with_sites(datalist: dict) -> dict:
+    for part in ("training", "validation", "test"):
+        datalist[part] = [r | {"site": f"S{int(r['subject']) % 3}"} for r in datalist[part]]
+    return datalist
+
+
+def test_figures_within_a_column(tmp_path):
+    models = run(tmp_path, with_sites(study()), within="site")["models"]
+    assert models["majority class"]["auc_within_site"]["value"] == 0.5
+    assert 0.5 < models["network"]["auc_within_site"]["value"] <= 1
+    folds = [run(tmp_path / str(k), with_sites(study(20 * k)), within="site") for k in range(2)]
+    pooled = evaluate_folds([str(tmp_path / str(k)) for k in range(2)], str(tmp_path / "all"), n_bootstrap=50)
+    assert len(pooled["groups"]) == 40
+    found = [f["models"]["network"]["auc_within_site"]["value"] for f in [*folds, pooled]]
+    assert min(found[:2]) <= found[2] <= max(found[:2])
+
+
+def test_a_unit_without_the_column_is_named(tmp_path):
+    datalist = with_sites(study())
+    datalist["test"][0]["site"] = None
+    with pytest.raises(ValueError, match=datalist["test"][0]["subject"]):
+        run(tmp_path, datalist, within="site")

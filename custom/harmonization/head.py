@@ -1,0 +1,134 @@
+"""The linear head on harmonized features, fitted from the table that the harmonization stage leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from ..metrics.features import feature_columns
+from ..paths import written_whole
+from .affine import SiteAffine
+from .classifier import HarmonizedClassifier
+from .quality import within_site_auc
+
+__all__ = ["fit_head", "linear_head", "logistic_ridge"]
+
+logger = logging.getLogger(__name__)
+
+
+def logistic_ridge(strength: float = 0.1) -> Any:
+    """Standardised logistic regression with an L2 penalty; ``strength`` is scikit-learn's C, small is strong."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=1000))
+
+
+def linear_head(features: np.ndarray, labels: Sequence[int], num_classes: int, strength: float = 0.1) -> nn.Linear:
+    """Fit :func:`logistic_ridge` and fold its standardisation into one linear layer.
+
+    Args:
+        features: (n, F) of training subjects.
+        labels: (n,) class indices; every class must occur.
+        num_classes: number of logits.
+        strength: of the fit.
+
+    Returns:
+        (F → num_classes), float32. Of two classes the logits are minus and plus half the log odds.
+    """
+    if set(labels) != set(range(num_classes)):
+        raise ValueError(f"the head needs training subjects of all {num_classes} classes, these have {sorted(set(labels))}.")
+    scaler, model = (step for _, step in logistic_ridge(strength).fit(features, labels).steps)
+    weight = model.coef_ / scaler.scale_
+    bias = model.intercept_ - weight @ scaler.mean_
+    if num_classes == 2:
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    head = nn.Linear(weight.shape[1], num_classes)
+    head.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+    return head
+
+
+def fit_head(
+    network: HarmonizedClassifier,
+    extractor: str,
+    harmonizer: str,
+    features: str,
+    path: str,
+    strength: float = 0.1,
+    is_writer: bool = True,
+) -> dict[str, Any]:
+    """Fit the head on the training subjects' harmonized features and save the whole network.
+
+    Args:
+        network: gets the weights; what is saved is its state dict.
+        extractor: path of the extractor's weights; beside it stands ``.json``, whose content goes into ``model.json``.
+        harmonizer: path of the harmonizer's state.
+        features: path of the table of the harmonization stage: ``subject``, ``part``, ``site``, ``label``, ``f0`` ….
+        path: of ``model.pt``.
+        strength: of :func:`logistic_ridge`.
+        is_writer: whether this process writes.
+
+    Returns:
+        The validation subjects' AUC with and without harmonization, pooled and within site, as ``model.json`` holds it.
+
+    Raises:
+        FileNotFoundError: an earlier stage has not left its file.
+    """
+    for file in (extractor, harmonizer, features):
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"{file} does not exist: run train.json, or its earlier stages, first.")
+    device = network.head.weight.device
+    network.extractor.load_state_dict(torch.load(extractor, map_location=device, weights_only=True))
+    network.harmonizer.load_state_dict(torch.load(harmonizer, map_location=device, weights_only=True))
+    table = pd.read_csv(features, dtype={"subject": str, "site": str}, float_precision="round_trip")
+    raw = table[feature_columns(table)].to_numpy()
+    harmonized = apply_to_table(network.harmonizer, raw, table["site"])
+    training = (table["part"] == "training").to_numpy()
+    labels = table["label"].to_numpy()
+    found = {}
+    for name, x in (("raw", raw), ("harmonized", harmonized)):
+        head = linear_head(x[training], labels[training], network.head.out_features, strength)
+        found[name] = _validation_figures(head, x[~training], labels[~training], table["site"][~training].to_numpy())
+        logger.info(f"validation AUC with {name} features: {found[name]}")
+    network.head.load_state_dict(head.state_dict())
+    network.load_state_dict(network.state_dict())  # runs the check that harmonizer and extractor belong together
+    if is_writer:
+        _save(network, Path(path), json.loads(Path(extractor).with_suffix(".json").read_text()), found)
+    return found
+
+
+def apply_to_table(harmonizer: SiteAffine, features: np.ndarray, sites: Sequence[str]) -> np.ndarray:
+    """Return (n, F) harmonized features of (n, F) features and (n,) site names, float64."""
+    row = harmonizer.index(list(sites))
+    return harmonizer(torch.from_numpy(features).to(row.device), row).cpu().numpy()
+
+
+def _validation_figures(head: nn.Linear, x: np.ndarray, y: np.ndarray, sites: np.ndarray) -> dict[str, float | None]:
+    """AUC of class 1 against the rest where it is defined."""
+    if len(set(y)) < 2:
+        return {"auc": None, "auc_within_site": None}
+    with torch.no_grad():
+        score = head(torch.from_numpy(x).float()).softmax(1)[:, 1].numpy()
+    return {"auc": float(roc_auc_score(y == 1, score)), "auc_within_site": within_site_auc(y == 1, score, sites)}
+
+
+def _save(network: HarmonizedClassifier, path: Path, provenance: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    affine = network.harmonizer
+    harmonization = {
+        "sites": dict(zip(affine.sites, affine.count.tolist(), strict=True)),
+        "covariates": affine.covariates,
+        "validation": found,
+    }
+    with written_whole(path) as temporary:
+        torch.save(network.state_dict(), temporary)
+    with written_whole(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps({**provenance, "harmonization": harmonization}, indent=1))

@@ -1,0 +1,124 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import levene
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import permutation_test_score
+
+from custom.harmonization import compare, decodability, quality, site_quality
+
+
+def table(effect: float, sites: int = 4, per_site: int = 15, features: int = 6, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    site = np.array([f"S{i % sites}" for i in range(sites * per_site)], dtype=object)
+    shift = dict(zip(np.unique(site), rng.normal(size=(sites, features)), strict=True))
+    x = rng.normal(size=(len(site), features)) + effect * np.stack([shift[s] for s in site])
+    return x, site, [str(i) for i in range(len(site))]
+
+
+def test_strong_site_effect_is_seen_by_every_figure_and_none_by_none():
+    strong, none = (site_quality(*table(effect), n_permutations=20) for effect in (6, 0))
+    assert strong["site_accuracy"]["lda"] == strong["site_accuracy"]["forest"] == 1
+    assert strong["omega_squared"]["mean"] > 0.7
+    assert strong["significant"]["anova"] == strong["significant"]["kruskal"] == 1
+    assert strong["silhouette"] > 0.5
+    assert none["site_accuracy"]["chance"] == 0.25
+    assert none["site_accuracy"]["lda"] < none["site_accuracy"]["lda_permuted_95"] < 0.45
+    assert none["site_accuracy"]["forest"] < 0.45
+    assert abs(none["omega_squared"]["mean"]) < 0.05
+    assert set(none["significant"].values()) == {0}
+    assert none["silhouette"] < 0.05
+
+
+def test_spread_alone_is_seen_by_brown_forsythe_only():
+    x, site, subject = table(0, per_site=40)
+    x[site == "S1"] *= 4
+    found = site_quality(x, site, subject, n_permutations=1)["significant"]
+    assert found == {"anova": 0, "kruskal": 0, "brown_forsythe": 1}
+
+
+def test_brown_forsythe_is_scipy_s_levene_about_the_median():
+    x, site, _ = table(0, per_site=8)
+    x[site == "S1"] *= 2.5
+    p = [levene(*(x[site == s, k] for s in np.unique(site)), center="median").pvalue for k in range(6)]
+    expected = (np.sort(p) * 6 / np.arange(1, 7))[::-1]
+    assert quality._significant(x, site)["brown_forsythe"] == (np.minimum.accumulate(expected) < 0.05).mean()
+
+
+def test_omega_squared_by_its_definition():
+    x, site, _ = table(0.5)
+    groups = [x[site == s, 0] for s in np.unique(site)]
+    between = sum(len(g) * (g.mean() - x[:, 0].mean()) ** 2 for g in groups)
+    within = sum(((g - g.mean()) ** 2).sum() for g in groups)
+    error = within / (len(x) - 4)
+    expected = (between - 3 * error) / (between + within + error)
+    assert quality._omega_squared(x[:, :1], site)["max"] == pytest.approx(expected)
+
+
+def test_bound_agrees_with_refitting_the_discriminant():
+    x, site, _ = table(2, sites=3)
+    lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(3, 1 / 3))
+    _, slow, _ = permutation_test_score(
+        lda, x, site, cv=decodability.SPLIT, n_permutations=60, scoring="balanced_accuracy", random_state=0
+    )
+    fast = decodability.permuted_bound(x, site, 200)
+    assert fast == pytest.approx(np.percentile(slow, 95), abs=0.05)
+
+
+def test_auc_pooled_gains_from_the_sites_balance_and_within_site_does_not():
+    site = np.repeat(["A", "B"], 100)
+    label = (np.arange(200) % 10 < np.where(site == "A", 2, 8)).astype(int)
+    score = (site == "B") + 1e-3 * np.random.default_rng(0).normal(size=200)
+    assert roc_auc_score(label, score) > 0.75
+    assert quality.within_site_auc(label, score, site) == pytest.approx(0.5, abs=0.15)
+
+
+def test_within_site_auc_counts_pairs():
+    label, score, site = np.array([0, 1, 1, 0, 1, 1]), np.array([1, 2, 0, 5, 4, 6.0]), np.array(list("aaabcc"))
+    assert quality.within_site_auc(label, score, site) == 0.5
+    site[4:] = "b"
+    # two pairs of site a, one of them right, and two of site b, one right
+    assert quality.within_site_auc(label, score, site) == 0.5
+    score[4] = 5.5
+    assert quality.within_site_auc(label, score, site) == 0.75
+    assert quality.within_site_auc(label[:1], score[:1], site[:1]) is None
+
+
+def test_compare_is_json_and_counts_sites_and_classes():
+    x, site, subject = table(6)
+    site[:3] = "small"
+    label = np.arange(len(x)) % 3 % 2
+    found = compare(x, x, site, subject, label, {"before": x[:, 0]}, fitted=True, n_permutations=2)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["fitted"] is True
+    assert found["before"]["sites_left_out"] == ["small"]
+    assert found["sites"]["small"] == {"n": 3, "classes": {"0": 2, "1": 1}}
+    assert found["sites"]["S3"] == {"n": 15, "classes": {"0": 10, "1": 5}}
+    assert found["before"]["auc"]["pooled"] == pytest.approx(roc_auc_score(label, x[:, 0]))
+    assert found["after"]["auc"] is None
+
+
+def test_too_few_subjects_or_constant_features_leave_figures_undefined():
+    x, site, subject = table(1, per_site=4)
+    few = site_quality(x, site, subject)
+    assert few["sites_left_out"] == ["S0", "S1", "S2", "S3"]
+    assert few["site_accuracy"] is few["omega_squared"] is few["silhouette"] is None
+    x, site, subject = table(6)
+    x[:, 2] = 3
+    assert site_quality(x, site, subject, n_permutations=1)["features"] == 5
+    assert site_quality(np.ones_like(x), site, subject)["site_accuracy"] is None
+
+
+def test_what_is_no_table_is_refused():
+    x, site, subject = table(1)
+    with pytest.raises(ValueError, match="listed twice"):
+        site_quality(x, site, [*subject[:-1], "0"])
+    with pytest.raises(ValueError, match="59 sites"):
+        site_quality(x, site[:-1], subject)
+    with pytest.raises(ValueError, match="finite scores"):
+        site_quality(x, site, subject, np.zeros(60, int), np.full(60, np.nan))
+    x[3, 1] = np.nan
+    with pytest.raises(ValueError, match="#1 of subject 3"):
+        site_quality(x, site, subject)
