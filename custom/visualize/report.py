@@ -47,7 +47,7 @@ def write_report(output_dir: str, summary_writer: Any = None) -> str:
     """Write ``report.html`` and its pictures; all content comes from ``output_dir``.
 
     Reads ``metrics.json``, ``predictions.csv``, ``baseline_predictions.csv`` and, where they are, the event files,
-    ``permutations.json`` and ``explain/maps.json``.
+    ``permutations.json``, ``harmonization.json`` and ``explain/maps.json``.
 
     Args:
         output_dir: folder of one evaluation.
@@ -76,6 +76,7 @@ def write_report(output_dir: str, summary_writer: Any = None) -> str:
         folds=metrics["split"].get("folds", [metrics["split"]]),
         permutations=_read(folder / "permutations.json"),
         explain=_explanations(folder / "explain"),
+        site_effects=_site_effects(folder),
     )
     with written_whole(folder / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -136,6 +137,12 @@ def _explanations(folder: Path) -> dict | None:
         if check["low"] is not None:
             found["check"] += f" ({_plain(check['low'])} to {_plain(check['high'])})"
     return found
+
+
+def _site_effects(folder: Path) -> dict | None:
+    """``harmonization.json`` with its picture."""
+    found = _read(folder / "harmonization.json")
+    return found and found | {"uri": _data_uri((folder / "harmonization.png").read_bytes())}
 
 
 def _verdicts(metrics: dict) -> list[str]:

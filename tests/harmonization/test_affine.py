@@ -47,9 +47,9 @@ def test_float32_features_lose_only_their_own_rounding(study, affine):
     assert rounded.dtype == torch.float32
     assert (rounded - exact).abs().max() < 1.2e-6
     far = SiteAffine(1, ["A"])
-    far.scale, far.shift = torch.full((1, 1), 0.5, dtype=torch.float64), torch.full((1, 1), -5e6, dtype=torch.float64)
-    # 1e7 + 1 is exact in float32, half of it is not: float32 arithmetic would return 0
-    assert far(torch.tensor([[1e7 + 1]]), torch.tensor([0])).item() == 0.5
+    far.scale, far.shift = torch.tensor([[1 / 3]], dtype=torch.float64), torch.tensor([[-1e7 / 3]], dtype=torch.float64)
+    # float32 knows 1e7 + 1, but a third of it only to 0.25
+    assert far(torch.tensor([[1e7 + 1]]), torch.tensor([0])).item() == pytest.approx(1 / 3, abs=1e-6)
 
 
 def test_reference_site_is_untouched(study):

@@ -96,8 +96,8 @@ def test_constant_and_collinear_covariates_are_named(study):
 
 
 def test_covariate_that_varies_little_within_site_is_used(study):
-    year = pd.Series(study.site).map({"S00": 2005, "S01": 2009, "S02": 2012}) + np.arange(len(study.site)) % 2
-    assert fit(study, covariates=pd.DataFrame({"year": year})).covariates == ["year"]
+    day = pd.Series(study.site).map({"S00": 730_000, "S01": 730_060, "S02": 730_100}) + np.arange(len(study.site)) % 2
+    assert fit(study, covariates=pd.DataFrame({"day": day})).covariates == ["day"]
 
 
 def test_diagnosis_determined_by_site_is_refused_and_single_classes_are_warned_of(study, caplog):
