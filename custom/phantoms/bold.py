@@ -21,14 +21,14 @@ class Noise:
     Args:
         tsnr: temporal mean over temporal standard deviation of a voxel.
         autocorrelation: of the thermal noise, between neighbouring frames.
-        smoothness: standard deviation in voxels of the Gaussian that correlates the thermal noise in space.
+        smoothness: standard deviations in voxels, along X, Y and Z, of the Gaussian that correlates the thermal noise in space.
         drift: share of the temporal variance that slow drift makes up.
         physiology: share that one component common to the whole brain makes up.
     """
 
     tsnr: float
     autocorrelation: float
-    smoothness: float
+    smoothness: tuple[float, float, float]
     drift: float
     physiology: float
 
@@ -69,9 +69,8 @@ def drift(rng: np.random.Generator, n_frames: int, shape: Sequence[int], order: 
 def bold_noise(rng: np.random.Generator, n_frames: int, shape: Sequence[int], noise: Noise) -> np.ndarray:
     """Draw everything in a voxel's series that is no signal, of variance 1; float32 array (n_frames, *shape)."""
     thermal = ar1(rng, n_frames, shape, noise.autocorrelation)
-    if noise.smoothness:
-        thermal = gaussian_filter(thermal, (0, *[noise.smoothness] * len(shape)), mode="wrap")
-        thermal /= thermal.std()
+    thermal = gaussian_filter(thermal, (0, *noise.smoothness), mode="wrap")
+    thermal /= thermal.std()
     common = ar1(rng, n_frames, (1,) * len(shape), 0.3) * (1 + 0.3 * smooth_field(rng, shape))
     rest = 1 - noise.drift - noise.physiology
     return (

@@ -33,10 +33,11 @@ def check_bold(image: torch.Tensor, mask: torch.Tensor, max_nan_fraction: float 
     name, shape = scan_name(image), tuple(image.shape)
     if len(shape) != 4 or shape[0] < 2 or min(shape) == 0:
         raise BadScan(f"{name}: a 4D scan of at least 2 frames is wanted, this one has (T, X, Y, Z) = {shape}.")
-    missing, changes = _frame_by_frame(plain_tensor(image).numpy(), brain_voxels(mask, image).numpy())
-    if missing.max() == 1:
+    brain = brain_voxels(mask, image).numpy()
+    missing, changes = _frame_by_frame(plain_tensor(image).numpy(), brain)
+    if missing.max() == np.count_nonzero(brain):
         raise BadScan(f"{name}: frame {missing.argmax()} of 0-{shape[0] - 1} has no finite voxel in the brain, remove it.")
-    fraction = float(missing.mean())
+    fraction = float(missing.sum() / (len(missing) * np.count_nonzero(brain)))
     if fraction > max_nan_fraction:
         raise BadScan(
             f"{name}: {100 * fraction:.3g} % of the brain's voxels are NaN or infinite, at most {100 * max_nan_fraction:g} % "
@@ -48,12 +49,12 @@ def check_bold(image: torch.Tensor, mask: torch.Tensor, max_nan_fraction: float 
 
 
 def _frame_by_frame(frames: np.ndarray, brain: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return each frame's fraction of missing brain voxels, and whether a voxel ever differs from its first finite value."""
+    """Return each frame's number of missing brain voxels, and whether a voxel ever differs from its first finite value."""
     first = np.full(brain.shape, np.nan, dtype=frames.dtype if frames.dtype.kind == "f" else np.float64)
-    missing, changes = np.empty(len(frames)), False
+    missing, changes = np.zeros(len(frames), dtype=int), False
     for t, frame in enumerate(frames):
         finite = np.isfinite(frame) & brain
-        missing[t] = 1 - np.count_nonzero(finite) / np.count_nonzero(brain)
+        missing[t] = np.count_nonzero(brain & ~finite)
         if not changes:
             np.copyto(first, frame, where=finite & np.isnan(first))
             changes = bool((finite & (frame != first)).any())

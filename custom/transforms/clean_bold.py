@@ -59,7 +59,7 @@ def clean_bold(
         block = series[:, voxels].double().numpy()
         if not np.isfinite(block).all():
             raise BadScan(f"{name}: some voxels are NaN or infinite, which a filter would spread: inpaint first.")
-        result[:, voxels] = torch.from_numpy(_clean(block, options))
+        result[:, voxels] = torch.from_numpy(_clean(block, options)).float()
     return convert_to_dst_type(result.view(image.shape), image, dtype=torch.float32)[0]
 
 
@@ -83,7 +83,7 @@ def _clean(series: np.ndarray, options: dict[str, Any]) -> np.ndarray:
     from nilearn.signal import clean  # a second to import, which only preparation needs
 
     cleaned = clean(series, standardize=None, **options)
-    cleaned[:, cleaned.std(0) <= CONSTANT * np.abs(series).max(0)] = 0
+    cleaned[:, cleaned.std(0) <= CONSTANT * np.abs(series.mean(0))] = 0
     return cleaned
 
 

@@ -181,7 +181,8 @@ def _threshold(mean: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 def _tensor(array: np.ndarray, affine: np.ndarray, path: str, repetition_time: float | None = None) -> MetaTensor:
-    meta = {"filename_or_obj": path, "repetition_time": repetition_time}
+    # a key without a value would stop MONAI from making a batch
+    meta = {"filename_or_obj": path} | ({"repetition_time": repetition_time} if repetition_time else {})
     return MetaTensor(torch.from_numpy(array), affine=torch.as_tensor(affine, dtype=torch.float64), meta=meta)
 
 

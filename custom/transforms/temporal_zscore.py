@@ -1,8 +1,8 @@
 """Every voxel's time series to mean 0 and standard deviation 1.
 
 A constant voxel becomes exactly 0, not noise that was blown up. Constant means: the standard deviation is at most
-``CONSTANT`` times the largest absolute value, eight units in the last place of float32, which is what interpolating equal
-values leaves; real BOLD varies by 1e-3 of its value. No epsilon enters the division.
+``CONSTANT`` times the absolute mean, eight units in the last place of float32, which is what interpolating equal values
+leaves; real BOLD varies by 1e-3 of its mean. No epsilon enters the division.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def temporal_zscore(image: torch.Tensor) -> torch.Tensor:
 
 def _standardize(series: torch.Tensor, result: torch.Tensor) -> bool:
     """Write the standardized series (T, V) to ``result`` and return whether all of them are finite."""
-    peak = torch.maximum(series.amax(0), -series.amin(0))
-    centred = series - series.mean(0)
+    mean = series.mean(0)
+    centred = series - mean
     centred -= centred.mean(0)  # what rounding left of the mean: up to 1e-4 of the standard deviation at 1e4 +- 50
     std = (centred * centred).mean(0).sqrt()
-    torch.mul(centred, torch.where(std > CONSTANT * peak, 1 / std, 0.0), out=result)
+    torch.mul(centred, torch.where(std > CONSTANT * mean.abs(), 1 / std, 0.0), out=result)
     return bool(torch.isfinite(std).all())
 
 

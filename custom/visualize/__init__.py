@@ -5,7 +5,6 @@ from __future__ import annotations
 from .displays import calibration_curve, confusion_matrix, precision_recall_curves, probability_strips, roc_curves
 from .history import read_scalars, training_history
 from .report import write_report
-from .saliency import write_saliency
 from .site_effects import write_site_effects
 
 __all__ = [
@@ -17,6 +16,5 @@ __all__ = [
     "roc_curves",
     "training_history",
     "write_report",
-    "write_saliency",
     "write_site_effects",
 ]

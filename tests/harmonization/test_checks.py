@@ -176,6 +176,7 @@ def test_text_columns_are_coded_by_name(study):
     numbers = study.covariates.assign(sex=(study.covariates.sex == "M").astype(float))
     text, coded = (estimate_combat(study.x, study.site, c, subjects=study.subject) for c in (study.covariates, numbers))
     assert text.columns == ("age", "sex=M")
+    assert text.centre[1] == (study.covariates.sex == "M").mean() != 0.5
     np.testing.assert_array_equal(text.gamma_star, coded.gamma_star)
     texts = study.covariates.assign(age=study.covariates.age.map(repr))
     np.testing.assert_array_equal(estimate_combat(study.x, study.site, texts, subjects=study.subject).beta, text.beta)

@@ -67,6 +67,15 @@ def test_bound_agrees_with_refitting_the_discriminant():
     assert fast == pytest.approx(np.percentile(slow, 95), abs=0.05)
 
 
+def test_small_sites_weigh_as_much_as_large_ones():
+    x, site, _ = table(1.5, sites=8)
+    # half of the subjects at one site: with priors by size the discriminant drops to 0.70
+    order = np.argsort(site, kind="stable")
+    x, site = x[order], site[order].copy()
+    site[:60] = "large"
+    assert decodability.lda_accuracy(x, site) > 0.78
+
+
 def test_auc_pooled_gains_from_the_sites_balance_and_within_site_does_not():
     site = np.repeat(["A", "B"], 100)
     label = (np.arange(200) % 10 < np.where(site == "A", 2, 8)).astype(int)
@@ -81,8 +90,8 @@ def test_within_site_auc_counts_pairs():
     site[4:] = "b"
     # two pairs of site a, one of them right, and two of site b, one right
     assert quality.within_site_auc(label, score, site) == 0.5
-    score[4] = 5.5
-    assert quality.within_site_auc(label, score, site) == 0.75
+    # one pair of site a, right, and two of site b, wrong: two thirds of what is asked is answered wrongly
+    assert quality.within_site_auc(np.array([0, 1, 0, 1, 1]), np.array([0, 1, 5, 4, 3]), np.array(list("aabbb"))) == 1 / 3
     assert quality.within_site_auc(label[:1], score[:1], site[:1]) is None
 
 
@@ -104,6 +113,7 @@ def test_too_few_subjects_or_constant_features_leave_figures_undefined():
     x, site, subject = table(1, per_site=4)
     few = site_quality(x, site, subject)
     assert few["sites_left_out"] == ["S0", "S1", "S2", "S3"]
+    assert site_quality(*table(1, per_site=5), n_permutations=1)["sites_left_out"] == []
     assert few["site_accuracy"] is few["omega_squared"] is few["silhouette"] is None
     x, site, subject = table(6)
     x[:, 2] = 3

@@ -29,6 +29,8 @@ def test_identity_warns_and_changes_nothing(affine, caplog):
     assert torch.equal(affine(x, affine.index(["NEW"] * 3)), x)
     assert "site NEW are not harmonized" in caplog.text
     assert affine.origins[-1] == "identity"
+    admit_sites(affine, [7, "7"], "identity")
+    assert affine.sites[3:] == ["NEW", "7"]
 
 
 def test_adapting_to_the_twin_of_a_training_site_gives_its_rows(study, affine, caplog):

@@ -63,7 +63,7 @@ def test_matlab_file(tmp_path: Path, kwargs: dict):
 def test_plain_order_gives_the_same_tensors(tmp_path: Path):
     reverse, plain = (load(mat(tmp_path / f"{order}.mat", matlab=order)) for order in (True, False))
     assert all(torch.equal(a, b) for a, b in zip(reverse, plain, strict=True))
-    assert reverse[0].meta["repetition_time"] is None
+    assert reverse[0].meta.get("repetition_time") is None
 
 
 def test_nan_stays_nan_and_doubles_become_floats(tmp_path: Path):
@@ -186,7 +186,7 @@ def test_scaled_integers(tmp_path: Path):
 )
 def test_repetition_time_of_the_header(tmp_path: Path, tr: float, unit: str, seconds: float | None):
     image, _ = load(nifti(tmp_path / "a.nii", tr=tr, unit=unit), save_mask(tmp_path / "m.nii"))
-    assert image.meta["repetition_time"] == seconds
+    assert image.meta.get("repetition_time") == seconds
 
 
 @pytest.mark.parametrize(("content", "seconds"), [({"RepetitionTime": 1.5}, 1.5), ({"RepetitionTime": 0}, 2.0), ({}, 2.0)])

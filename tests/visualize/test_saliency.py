@@ -109,6 +109,14 @@ def explain(raw: Path, out: Path, network: HarmonizedClassifier, steps: list[Cal
     return json.loads((out / "maps.json").read_text())
 
 
+def prepared(folder: Path) -> torch.Tensor:
+    """The scan of a folder as the network sees it."""
+    item = load({"image": str(folder / "raw.nii")})
+    for step in [*SPATIAL, zscore]:
+        item = step(item)
+    return item["image"].as_tensor()
+
+
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     """Folder and maps.json of the small network on a z-scored scan."""
@@ -194,7 +202,7 @@ def test_no_map_outside_the_brain(explained: tuple[Path, dict]):
 
 
 def test_maps_json_tells_what_was_done(explained: tuple[Path, dict]):
-    _, summary = explained
+    folder, summary = explained
     (entry,) = summary["maps"]
     assert summary["method"] == "Integrated gradients"
     assert (entry["subject"], entry["source"], entry["label"], entry["frames"]) == ("0050048", "raw.nii", "ASD", 8)
@@ -203,18 +211,21 @@ def test_maps_json_tells_what_was_done(explained: tuple[Path, dict]):
     gap = abs(complete["attributed"] / complete["logit_difference"] - 1)
     assert complete["relative_gap"] == pytest.approx(gap, rel=1e-6)
     assert gap < 0.05
+    image, network = prepared(folder), small_network()
+    middle = image[2:10]
+    with torch.no_grad():
+        at_scan, at_zero = network(torch.stack([middle, 0 * middle]), network.harmonizer.index(["B", "B"]))
+    predicted = CLASSES.index(entry["predicted"])
+    assert complete["logit_difference"] == pytest.approx(float(margin(at_scan - at_zero, predicted)), rel=1e-4)
 
 
 def test_evidence_over_time_is_the_predictions(explained: tuple[Path, dict]):
     """Its mean over all frames, of which the map shows but some, is the scan's difference of logits."""
     folder, summary = explained
     (entry,) = summary["maps"]
-    item = load({"image": str(folder / "raw.nii")})
-    for step in [*SPATIAL, zscore]:
-        item = step(item)
     network = small_network()
     with torch.no_grad():
-        logits = network(item["image"].as_tensor()[None], network.harmonizer.index(["B"]))[0]
+        logits = network(prepared(folder)[None], network.harmonizer.index(["B"]))[0]
     predicted = CLASSES.index(entry["predicted"])
     assert predicted == int(logits.argmax())
     table = pd.read_csv(folder / "explain" / entry["evidence_csv"])
