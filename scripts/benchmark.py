@@ -1,4 +1,4 @@
-"""Speed as ratios within one run: ``python scripts/benchmark.py oasis``.
+"""Speed as ratios within one run: ``python scripts/benchmark.py oasis``, or ``abide``.
 
 Machines are noisy, so the two ways of doing a thing take turns, and the ratio of their medians is what counts.
 """
@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import copy
 import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import fire
 import nibabel as nib
 import numpy as np
 import torch
+from benchmark_abide import abide
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, Dataset
+from timing import alternating
 from torch import nn
 
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "oasis_mri_alzheimers_classification" / "configs"
@@ -104,21 +103,9 @@ def _cached_epoch(size: int, count: int, repeats: int) -> None:
     )
 
 
-def alternating(one: Callable, other: Callable, repeats: int) -> tuple[float, float]:
-    """Median seconds of two functions that take turns, after a turn each that does not count."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for turn in range(repeats + 1):
-        for function, times in zip((one, other), seconds, strict=True):
-            start = time.perf_counter()
-            function()
-            if turn:
-                times.append(time.perf_counter() - start)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
-
-
 def main() -> None:
     """Command line: one subcommand per bundle."""
-    fire.Fire({"oasis": oasis})
+    fire.Fire({"abide": abide, "oasis": oasis})
 
 
 if __name__ == "__main__":

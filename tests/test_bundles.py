@@ -24,6 +24,7 @@ from package_bundle import pack, unpack
 
 from custom.config import unread_keys
 from custom.data import read_datalist
+from custom.metrics import read_predictions
 
 WORKFLOWS = {
     "preprocess": ["preprocess"],
@@ -138,9 +139,8 @@ def test_network_takes_and_gives_the_declared_shapes(case: Case) -> None:
 @pytest.mark.parametrize(("kind", "config"), [("train", "train"), ("infer", "inference")])
 def test_properties(case: Case, prepared: Paths, kind: str, config: str, tmp_path: Path) -> None:
     override = Paths(tmp_path).train if kind == "train" else Paths(tmp_path).inference
-    workflow = ConfigWorkflow(
-        config_file=case.config(config), workflow_type=kind, logging_file=False, **override | {"dataset_dir": prepared.data}
-    )
+    override["dataset_dir"] = prepared.data if kind == "train" else prepared.raw
+    workflow = ConfigWorkflow(config_file=case.config(config), workflow_type=kind, logging_file=False, **override)
     workflow.initialize()
     assert workflow.check_properties() == []
     workflow.finalize()
@@ -193,7 +193,7 @@ def assert_equal(one: dict, other: dict) -> None:
 def test_evaluate(case: Case, trained: Paths) -> None:
     run_workflow(case, "train", "evaluate", **trained.train)
     metrics = json.loads((trained.eval / "metrics.json").read_text())
-    predictions = pd.read_csv(trained.eval / "predictions.csv")
+    predictions = read_predictions(trained.eval / "predictions.csv")
     test = read_datalist(f"{trained.data}/datalist.json")["test"]
     assert set(predictions["subject"]) == {row["subject"] for row in test}
     assert metrics["synthetic"]
@@ -210,7 +210,7 @@ def test_inference_equals_evaluation(case: Case, trained: Paths, tmp_path: Path)
     run_workflow(case, "train", "evaluate", **trained.train)
     paths = trained.inference | {"output_dir": str(tmp_path)}
     run_workflow(case, "inference", "explain", run=["$@evaluator.run()"], num_subjects=99, **paths, **case.inference)
-    one, other = (pd.read_csv(p) for p in (trained.eval / "predictions.csv", tmp_path / "explain/predictions.csv"))
+    one, other = (read_predictions(p) for p in (trained.eval / "predictions.csv", tmp_path / "explain/predictions.csv"))
     columns = [c for c in one if c.startswith("p_")]
     np.testing.assert_allclose(one.set_index("subject")[columns], other.set_index("subject")[columns], atol=1e-5)
 

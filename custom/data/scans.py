@@ -28,12 +28,15 @@ def list_scans(path: str) -> list[dict[str, str]]:
     return [{"image": str(f), "subject": f.name if f == root else str(f.relative_to(root))} for f in files]
 
 
-def test_scans(path: str, num_subjects: int) -> list[dict]:
+def test_scans(path: str, num_subjects: int, site: str | None = None) -> list[dict]:
     """Return the raw scans of some test subjects of a datalist, classes in turn, all scans of a subject together.
 
-    Each is a row of the datalist in which ``image``, and whatever further files the scan has, are those of the raw study.
+    With ``site`` they are subjects of that site. Each is a row of the datalist in which ``image``, and whatever further files
+    the scan has, are those of the raw study.
     """
-    rows = read_datalist(path)["test"]
+    rows = [row for row in read_datalist(path)["test"] if site is None or str(row.get("site")) == site]
+    if not rows:
+        raise ValueError(f"no test subject of {path} is of site '{site}'.")
     by_class: dict[int, dict[str, None]] = {}
     for row in rows:
         by_class.setdefault(row["label"], {})[row["subject"]] = None

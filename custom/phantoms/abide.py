@@ -128,7 +128,9 @@ def draw_sites(n_sites: int, n_frames: int, seed: int = 0) -> list[Site]:
         # spread evenly, by a sequence of low discrepancy, so that a few sites differ as well as many
         phase, frequency = (i * 0.755 + 0.3) % 1, (i * 0.570 + 0.6) % 1
         smoothness = (1.5 * phase, 1.5 * frequency, 0.3)  # the two directions of a slice are blurred by different things
-        noise = Noise(rng.uniform(45, 140), rng.uniform(0.1, 0.45), smoothness, rng.uniform(0.13, 0.29), rng.uniform(0.05, 0.15))
+        noise = Noise(
+            rng.uniform(45, 140), rng.uniform(0.1, 0.45), smoothness, rng.uniform(0.13, 0.29), rng.uniform(0.05, 0.15)
+        )
         sites.append(
             Site(
                 name=f"SITE{i + 1:02d}",

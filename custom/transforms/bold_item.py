@@ -6,15 +6,16 @@ transforms of a chain; it is replaced, never changed, since a cache may hold the
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.utils import ImageMetaKey, convert_to_tensor
 
 from ..errors import BadScan
 
-__all__ = ["add_to_report", "brain_voxels", "plain_tensor", "scan_name"]
+__all__ = ["add_to_report", "brain_voxels", "empty_image", "plain_tensor", "scan_name"]
 
 
 def scan_name(image: Any) -> str:
@@ -25,6 +26,11 @@ def scan_name(image: Any) -> str:
 def plain_tensor(image: Any) -> torch.Tensor:
     """Return the voxels without meta information, not copied: MetaTensor carries its own along at every step."""
     return convert_to_tensor(image, track_meta=False)
+
+
+def empty_image(shape: Sequence[int]) -> torch.Tensor:
+    """Return uninitialised float32; numpy asks for huge pages, without which the first touch takes longer than the work."""
+    return torch.from_numpy(np.empty(shape, dtype=np.float32))
 
 
 def add_to_report(data: Mapping[Hashable, Any], **numbers: float) -> dict[Hashable, Any]:

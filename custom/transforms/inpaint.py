@@ -28,7 +28,7 @@ from monai.utils import convert_to_dst_type
 from scipy import ndimage
 
 from ..errors import BadScan
-from .bold_item import add_to_report, brain_voxels, plain_tensor, scan_name
+from .bold_item import add_to_report, brain_voxels, empty_image, plain_tensor, scan_name
 
 __all__ = ["InpaintNaN", "InpaintNaNd", "inpaint_nan"]
 
@@ -61,7 +61,7 @@ def inpaint_nan(
     """
     brain = torch.ones(image.shape[1:], dtype=torch.bool) if mask is None else brain_voxels(mask, image)
     source = plain_tensor(image).float().contiguous()
-    filled = torch.from_numpy(source.numpy().copy())  # numpy asks for huge pages and copies faster than clone()
+    filled = empty_image(source.shape).copy_(source)
     scan = _Scan(source, brain, *_missing(source, brain, scan_name(image)))
     counts: dict[str, float] = {"inpainted_voxels": 0, "inpainted_deep": 0, "inpainted_growth": 1}
     for hole in _holes(scan.ever, sigma):

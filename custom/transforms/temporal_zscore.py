@@ -15,12 +15,12 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type
 
 from ..errors import BadScan
-from .bold_item import plain_tensor, scan_name
+from .bold_item import empty_image, plain_tensor, scan_name
 
 __all__ = ["CONSTANT", "TemporalZScore", "TemporalZScored", "temporal_zscore"]
 
 CONSTANT = 8 * torch.finfo(torch.float32).eps
-BLOCK = 1 << 18  # voxel-frames at once: they stay in the processor's cache through all steps
+BLOCK = 1 << 17  # voxel-frames at once: they stay in the processor's cache through all steps
 
 
 def temporal_zscore(image: torch.Tensor) -> torch.Tensor:
@@ -32,7 +32,7 @@ def temporal_zscore(image: torch.Tensor) -> torch.Tensor:
         BadScan: if a voxel is NaN or infinite in some frame, naming the file.
     """
     series = plain_tensor(image).float().flatten(1)
-    result = torch.empty_like(series, memory_format=torch.contiguous_format)
+    result = empty_image(series.shape)
     width = max(1, BLOCK // len(series))
     for block, scaled in zip(series.split(width, dim=1), result.split(width, dim=1), strict=True):
         if not _standardize(block, scaled):
@@ -42,11 +42,12 @@ def temporal_zscore(image: torch.Tensor) -> torch.Tensor:
 
 def _standardize(series: torch.Tensor, result: torch.Tensor) -> bool:
     """Write the standardized series (T, V) to ``result`` and return whether all of them are finite."""
-    mean = series.mean(0)
-    centred = series - mean
-    centred -= centred.mean(0)  # what rounding left of the mean: up to 1e-4 of the standard deviation at 1e4 +- 50
-    std = (centred * centred).mean(0).sqrt()
-    torch.mul(centred, torch.where(std > CONSTANT * mean.abs(), 1 / std, 0.0), out=result)
+    average = series.new_full((1, len(series)), 1 / len(series))  # as a matrix product twice as fast as mean(0)
+    mean = average @ series
+    torch.sub(series, mean, out=result)
+    result -= average @ result  # what rounding left of the mean: up to 1e-4 of the standard deviation at 1e4 +- 50
+    std = (average @ result.square()).sqrt()
+    result *= torch.where(std > CONSTANT * mean.abs(), 1 / std, 0.0)
     return bool(torch.isfinite(std).all())
 
 

@@ -34,7 +34,9 @@ def write_site_effects(harmonizer: SiteAffine, features: str, class_names: list[
     before, sites = table[feature_columns(table)].to_numpy(), table["site"].tolist()
     after = apply_to_table(harmonizer, before, sites)
     found = compare(before, after, sites, table["subject"].tolist(), table["label"].tolist())
-    found["origins"] = {site: origin for site, origin in zip(harmonizer.sites, harmonizer.origins, strict=True) if site in sites}
+    found["origins"] = {
+        site: origin for site, origin in zip(harmonizer.sites, harmonizer.origins, strict=True) if site in sites
+    }
     found["covariates"] = harmonizer.covariates
     with written_whole(folder / "harmonization.json") as temporary:
         temporary.write_text(json.dumps(found, indent=1, allow_nan=False))

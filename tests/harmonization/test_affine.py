@@ -140,3 +140,5 @@ def test_digest_sees_every_weight():
     assert weights_digest(copy.deepcopy(extractor)) == before
     extractor[1].running_mean[1] += 1e-6
     assert weights_digest(extractor) != before
+    layer = nn.Linear(3, 2)
+    assert weights_digest(nn.ModuleDict({"a": layer})) != weights_digest(nn.ModuleDict({"b": layer}))

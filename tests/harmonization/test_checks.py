@@ -103,7 +103,10 @@ def test_covariate_that_varies_little_within_site_is_used(study):
 def test_diagnosis_determined_by_site_is_refused_and_single_classes_are_warned_of(study, caplog):
     with pytest.raises(ValueError, match="label is determined by site"):
         fit(study, labels=(study.site == "S01").astype(int))
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
+        fit(study, labels=study.label)
+        assert caplog.messages == []
         fit(study, labels=np.where(study.site == "S01", 1, study.label))
     assert caplog.messages[-1].startswith("one class only at site S01:")
     with pytest.raises(ValueError, match="every label of the fit is 0"):
