@@ -1,7 +1,7 @@
 from .datalist import read_datalist, split_again, write_datalist
 from .prepare import prepare
 from .records import Record, Study
-from .scans import images_within, list_scans, test_scans
+from .scans import images_within, list_scans, sample_test_scans
 from .splits import PARTS, HoldOut, KFold, LeaveOneGroupOut
 
 __all__ = [
@@ -16,6 +16,6 @@ __all__ = [
     "prepare",
     "read_datalist",
     "split_again",
-    "test_scans",
+    "sample_test_scans",
     "write_datalist",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .datalist import read_datalist
 
-__all__ = ["images_within", "list_scans", "test_scans"]
+__all__ = ["images_within", "list_scans", "sample_test_scans"]
 
 SUFFIXES = (".nii", ".nii.gz", ".img", ".mgz", ".jpg", ".jpeg", ".png")
 
@@ -28,7 +28,7 @@ def list_scans(path: str) -> list[dict[str, str]]:
     return [{"image": str(f), "subject": f.name if f == root else str(f.relative_to(root))} for f in files]
 
 
-def test_scans(path: str, num_subjects: int, site: str | None = None) -> list[dict]:
+def sample_test_scans(path: str, num_subjects: int, site: str | None = None) -> list[dict]:
     """Return the raw scans of some test subjects of a datalist, classes in turn, all scans of a subject together.
 
     With ``site`` they are subjects of that site. Each is a row of the datalist in which ``image``, and whatever further files
@@ -48,9 +48,6 @@ def test_scans(path: str, num_subjects: int, site: str | None = None) -> list[di
     if absent:
         raise FileNotFoundError(f"the raw scan {absent[0]}, which {path} was prepared from, is not there any more.")
     return [{**row, **row.get("inputs", {}), "image": row["source"]} for row in picked]
-
-
-test_scans.__test__ = False  # type: ignore[attr-defined]  # a name pytest would take for a test
 
 
 def images_within(gib: float, rows: Sequence[dict]) -> int:

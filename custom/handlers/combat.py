@@ -16,7 +16,7 @@ from ignite import distributed as idist
 from ignite.engine import Engine, Events
 from torch.utils.data import DataLoader
 
-from ..harmonization import HarmonizedClassifier, admit_sites, fit_combat, weights_digest
+from ..harmonization import HarmonizedClassifier, SiteAffine, admit_sites, fit_combat, weights_digest
 from ..metrics.features import feature_columns
 from ..paths import written_whole
 from .features import FeatureTable
@@ -69,7 +69,7 @@ class ComBat:
         idist.barrier()  # the next stage reads the file in every process
         engine.logger.info(f"ComBat fitted over {len(harmonizer.sites)} sites, stored in {self.path}.")
 
-    def fit(self, table: pd.DataFrame) -> torch.nn.Module:
+    def fit(self, table: pd.DataFrame) -> SiteAffine:
         """Return the map of a table of training subjects; see :py:func:`custom.harmonization.fit_combat` for the errors."""
         harmonizer = fit_combat(
             table[feature_columns(table)].to_numpy(),

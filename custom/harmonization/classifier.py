@@ -27,6 +27,8 @@ class HarmonizedClassifier(nn.Module):
         sites: known before any state is loaded, with identity rows.
     """
 
+    extractor: Any
+
     def __init__(self, extractor: nn.Module, num_features: int = 64, num_classes: int = 2, sites: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.extractor = extractor

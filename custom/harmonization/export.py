@@ -42,6 +42,7 @@ def export_onnx(network: HarmonizedClassifier, ckpt_path: str, path: str, spatia
         dynamo=True,
         verbose=False,
     )
+    assert program is not None  # says the dynamo exporter
     program.model.metadata_props["sites"] = json.dumps(network.harmonizer.sites)
     with written_whole(path) as temporary:
         program.save(temporary)

@@ -17,11 +17,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from ..metrics.bootstrap import auc_within
 from ..metrics.features import feature_columns
 from ..paths import written_whole
 from .affine import SiteAffine
 from .classifier import HarmonizedClassifier
-from .quality import within_site_auc
 
 __all__ = ["fit_head", "linear_head", "logistic_ridge"]
 
@@ -118,7 +118,8 @@ def _validation_figures(head: nn.Linear, x: np.ndarray, y: np.ndarray, sites: np
         return {"auc": None, "auc_within_site": None}
     with torch.no_grad():
         score = head(torch.from_numpy(x).float()).softmax(1)[:, 1].numpy()
-    return {"auc": float(roc_auc_score(y == 1, score)), "auc_within_site": within_site_auc(y == 1, score, sites)}
+    within = auc_within(y, score, list(sites))["value"]
+    return {"auc": float(roc_auc_score(y == 1, score)), "auc_within_site": None if np.isnan(within) else within}
 
 
 def _save(network: HarmonizedClassifier, path: Path, provenance: Mapping[str, Any], found: Mapping[str, Any]) -> None:

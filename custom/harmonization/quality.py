@@ -1,4 +1,4 @@
-"""What harmonization did to a table of features: how much of the site is left, and of the diagnosis.
+"""What harmonization did to a table of features: how much of the site is left.
 
 Compute these figures on subjects that the map was not fitted on. On its own training subjects a map leaves *less* site
 than chance, which is an artefact of fitting; ``fitted`` marks such figures. Even on held-out subjects site does not fall to
@@ -9,21 +9,21 @@ Undefined figures are ``None``, so that the result is valid JSON.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import false_discovery_control, kruskal
 from sklearn.feature_selection import f_classif
-from sklearn.metrics import roc_auc_score, silhouette_score
+from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import StandardScaler
 
 from .checks import check_features, check_subjects, site_names
 from .decodability import FOLDS, site_accuracy
 from .empirical_bayes import varies
 
-__all__ = ["compare", "site_quality", "within_site_auc"]
+__all__ = ["compare", "site_quality"]
 
 SIGNIFICANT = 0.05
 
@@ -34,7 +34,6 @@ def compare(
     sites: Sequence[str],
     subjects: Sequence[str],
     labels: Sequence[int] | None = None,
-    scores: Mapping[str, np.ndarray] | None = None,
     *,
     fitted: bool = False,
     n_permutations: int = 100,
@@ -46,31 +45,22 @@ def compare(
         after: (n, F).
         sites: (n,).
         subjects: (n,) names, each once.
-        labels: (n,) 0 or 1.
-        scores: ``{"before": (n,), "after": (n,)}`` the classifier's score of class 1.
+        labels: (n,) class indices, to be counted.
         fitted: whether the map was fitted on these subjects.
         n_permutations: of the bound on site accuracy.
 
     Returns:
         ``before`` and ``after``; ``fitted``; ``sites``: per site ``n`` and, with labels, ``classes``.
     """
-    scores = scores or {}
     tables = {"before": before, "after": after}
     found: dict[str, Any] = {
-        name: site_quality(x, sites, subjects, labels, scores.get(name), n_permutations=n_permutations)
-        for name, x in tables.items()
+        name: site_quality(x, sites, subjects, n_permutations=n_permutations) for name, x in tables.items()
     }
     return found | {"fitted": fitted, "sites": _counts(sites, labels)}
 
 
 def site_quality(
-    features: np.ndarray,
-    sites: Sequence[str],
-    subjects: Sequence[str],
-    labels: Sequence[int] | None = None,
-    score: np.ndarray | None = None,
-    *,
-    n_permutations: int = 100,
+    features: np.ndarray, sites: Sequence[str], subjects: Sequence[str], *, n_permutations: int = 100
 ) -> dict[str, Any]:
     """Figures of one table; features are standardized first, those that are constant are left out.
 
@@ -78,16 +68,13 @@ def site_quality(
         features: (n, F).
         sites: (n,).
         subjects: (n,) names, each once.
-        labels: (n,) 0 or 1.
-        score: (n,) the classifier's score of class 1.
         n_permutations: of the bound on site accuracy.
 
     Returns:
         ``n``, ``features`` (how many vary); ``sites_left_out``: those with fewer than five subjects, which the following
         ignore; ``site_accuracy``: see :func:`.site_accuracy`; ``omega_squared``: mean and max over features of the variance
         that site explains; ``significant``: shares of features that differ between sites at a false discovery rate of 5 %
-        (``anova``, ``kruskal``: location; ``brown_forsythe``: spread); ``silhouette`` by site, in [-1, 1];
-        ``auc``: ``pooled`` and ``within_site``, over all subjects.
+        (``anova``, ``kruskal``: location; ``brown_forsythe``: spread); ``silhouette`` by site, in [-1, 1].
 
     Raises:
         ValueError: NaN, a subject twice, or lengths that disagree.
@@ -96,23 +83,8 @@ def site_quality(
     x = check_features(features, names, [f"#{i}" for i in range(np.shape(features)[-1])])
     site = site_names(sites, names)
     kept = pd.Series(site).map(pd.Series(site).value_counts()).to_numpy() >= FOLDS
-    found: dict[str, Any] = {"n": len(x), "sites_left_out": sorted(set(site[~kept])), "auc": _aucs(labels, score, site)}
+    found: dict[str, Any] = {"n": len(x), "sites_left_out": sorted(set(site[~kept]))}
     return found | _site_figures(x[kept], site[kept], n_permutations)
-
-
-def within_site_auc(labels: np.ndarray, score: np.ndarray, sites: np.ndarray) -> float | None:
-    """Share of the pairs of a case and a control *of the same site* that the score orders rightly; None without a pair.
-
-    It is the mean of the sites' AUCs weighted by their pairs, and unlike the pooled AUC gains nothing from knowing which
-    sites have more cases.
-    """
-    aucs, pairs = [], []
-    for site in np.unique(sites):
-        y, s = labels[sites == site], score[sites == site]
-        if 0 < y.sum() < len(y):
-            aucs.append(roc_auc_score(y, s))
-            pairs.append(y.sum() * (len(y) - y.sum()))
-    return float(np.average(aucs, weights=pairs)) if aucs else None
 
 
 def _site_figures(x: np.ndarray, site: np.ndarray, n_permutations: int) -> dict[str, Any]:
@@ -142,16 +114,6 @@ def _significant(x: np.ndarray, site: np.ndarray) -> dict[str, float]:
         "brown_forsythe": f_classif(distances, site)[1],
     }
     return {name: float((false_discovery_control(p) < SIGNIFICANT).mean()) for name, p in p_values.items()}
-
-
-def _aucs(labels: Sequence[int] | None, score: np.ndarray | None, site: np.ndarray) -> dict[str, float | None] | None:
-    if labels is None or score is None:
-        return None
-    y, s = np.asarray(labels), np.asarray(score, dtype=float)
-    if y.shape != site.shape or s.shape != site.shape or not np.isin(y, (0, 1)).all() or not np.isfinite(s).all():
-        raise ValueError(f"{len(site)} labels of 0 or 1 and as many finite scores wanted, not {y.shape} and {s.shape}.")
-    pooled = float(roc_auc_score(y, s)) if 0 < y.sum() < len(y) else None
-    return {"pooled": pooled, "within_site": within_site_auc(y, s, site)}
 
 
 def _counts(sites: Sequence[str], labels: Sequence[int] | None) -> dict[str, dict[str, Any]]:

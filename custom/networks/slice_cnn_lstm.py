@@ -36,7 +36,7 @@ class ConvMean(nn.Conv2d):
         rows = self._windows(image.shape[2], 0, image)
         columns = self._windows(image.shape[3], 1, image)
         means = rows @ (image @ columns.T)
-        return means.flatten(1) @ self.weight.flatten(1).T + self.bias
+        return nn.functional.linear(means.flatten(1), self.weight.flatten(1), self.bias)
 
     def _windows(self, size: int, axis: int, like: torch.Tensor) -> torch.Tensor:
         """(kernel, size): which share of the output's mean each input position has under each tap."""
@@ -80,7 +80,7 @@ class SliceCNNLSTM(nn.Module):
         for layer in self.encoder:
             if isinstance(layer, nn.Conv2d):  # PyTorch's own start lets the signal fade from layer to layer (He et al., 2015)
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(layer.get_parameter("bias"))
         self.lstm = nn.LSTM(channels[-1], hidden, batch_first=True)
         self.head = nn.Linear(hidden, num_classes)
 

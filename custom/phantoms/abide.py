@@ -79,8 +79,8 @@ def write_study(
 ) -> Path:
     """Write a synthetic study; subject i depends on ``(seed, i)`` and the study's sizes alone.
 
-    Beside the sites' folders there are the table ``Phenotypic_V1_0b_preprocessed1.csv``, ``SYNTHETIC``, which marks the study, and ``truth.csv``,
-    which only tests read.
+    Beside the sites' folders there are the table ``Phenotypic_V1_0b_preprocessed1.csv``, ``SYNTHETIC``, which marks the study,
+    and ``truth.csv``, which only tests read.
 
     Args:
         raw_dir: folder to write to; an earlier synthetic study in it is replaced.
@@ -106,10 +106,7 @@ def write_study(
     for person in tqdm(people, desc="phantom", unit="subject", disable=None):
         scan = simulate_scan(person, mask, regions, seed)
         _write_mat(root / person.site.name / f"{person.subject}.mat", scan, mask, person)
-    columns = {"SUB_ID": [p.subject for p in people], "SITE_ID": [p.site.name for p in people]}
-    columns |= {"DX_GROUP": [p.dx for p in people], "AGE_AT_SCAN": [round(p.age, 2) for p in people]}
-    columns |= {"SEX": [1 if p.male else 2 for p in people], "FILE_ID": [f"{p.site.name}_{p.subject}" for p in people]}
-    pd.DataFrame(columns).to_csv(root / PHENOTYPES, index=False)
+    pd.DataFrame([_table_row(p) for p in people]).to_csv(root / PHENOTYPES, index=False)
     pd.DataFrame([{"subject": p.subject, "coupling": p.coupling} for p in people]).to_csv(root / "truth.csv", index=False)
     (root / MARKER).write_text(
         "Synthetic study, made by custom.phantoms.abide: no scan and no person is real.\n"
@@ -175,6 +172,11 @@ def simulate_scan(person: Person, mask: np.ndarray, regions: np.ndarray, seed: i
     if person.number % 3 == 0:
         scan[:, mask & (rng.random(mask.shape) < HOLES)] = np.nan
     return scan
+
+
+def _table_row(person: Person) -> dict[str, str | int | float]:
+    name = {"SUB_ID": person.subject, "SITE_ID": person.site.name, "FILE_ID": f"{person.site.name}_{person.subject}"}
+    return {**name, "DX_GROUP": person.dx, "AGE_AT_SCAN": round(person.age, 2), "SEX": 1 if person.male else 2}
 
 
 def _write_mat(path: Path, scan: np.ndarray, mask: np.ndarray, person: Person) -> None:

@@ -36,7 +36,7 @@ TRUNCATE = 4.0  # sigmas, scipy's default
 MIN_WEIGHT = math.exp(-(3.0**2) / 2)  # of one voxel at three sigma; the kernel is 1 at its centre
 GAP = 2  # missing voxels belong to one hole if the blocks of this radius around them touch
 CALL = 2000  # voxels whose convolution takes as long as the calls for one more box
-BLOCK = 1 << 19  # voxel-frames convolved at once: a few MB, however long the scan
+BLOCK = 1 << 18  # voxel-frames convolved at once: a few MB, however long the scan
 
 Box = tuple[slice, ...]
 

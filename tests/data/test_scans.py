@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from custom.data import images_within, list_scans, test_scans
+from custom.data import images_within, list_scans, sample_test_scans
 
 LABELS = {"s1": 0, "s2": 0, "s3": 1, "s4": 0, "s5": 1}
 
@@ -49,21 +49,21 @@ def datalist(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("wanted", "expected"), [(1, ["s1"]), (3, ["s1", "s3", "s2"]), (9, ["s1", "s3", "s2", "s5", "s4"])])
 def test_test_subjects_come_from_the_classes_in_turn(datalist: Path, wanted: int, expected: list[str]):
-    scans = test_scans(str(datalist), wanted)
+    scans = sample_test_scans(str(datalist), wanted)
     assert list(dict.fromkeys(s["subject"] for s in scans)) == expected
     assert all(s["label"] == LABELS[s["subject"]] for s in scans)
 
 
 def test_all_raw_scans_of_a_subject_each_once(datalist: Path):
-    scans = test_scans(str(datalist), 2)
+    scans = sample_test_scans(str(datalist), 2)
     assert [Path(s["image"]).name for s in scans] == ["s1_1.img", "s1_2.img", "s3_1.img", "s3_2.img"]
 
 
 def test_a_raw_scan_that_has_gone_is_named(datalist: Path):
     (datalist.parent / "s3_2.img").unlink()
-    assert len(test_scans(str(datalist), 1)) == 2
+    assert len(sample_test_scans(str(datalist), 1)) == 2
     with pytest.raises(FileNotFoundError, match=r"the raw scan .*s3_2\.img, which"):
-        test_scans(str(datalist), 2)
+        sample_test_scans(str(datalist), 2)
 
 
 def test_a_memory_budget_counts_the_images_that_fit(tmp_path: Path):

@@ -47,8 +47,8 @@ def stages(tmp_path: Path) -> tuple[HarmonizedClassifier, dict[str, str]]:
     affine = SiteAffine(3, ("A", "B"))
     affine.shift[1] = -5
     affine.feature_digest = weights_digest(network.extractor)
-    paths = {name: str(tmp_path / file) for name, file in
-             {"extractor": "extractor.pt", "harmonizer": "harmonizer.pt", "features": "features.csv", "path": "model.pt"}.items()}  # fmt: skip
+    files = {"extractor": "extractor.pt", "harmonizer": "harmonizer.pt", "features": "features.csv", "path": "model.pt"}
+    paths = {name: str(tmp_path / file) for name, file in files.items()}
     torch.save(network.extractor.state_dict(), paths["extractor"])
     Path(paths["extractor"]).with_suffix(".json").write_text(json.dumps({"seen_subjects": ["x"]}))
     torch.save(affine.state_dict(), paths["harmonizer"])

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import levene
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import permutation_test_score
 
 from custom.harmonization import compare, decodability, quality, site_quality
@@ -76,37 +75,16 @@ def test_small_sites_weigh_as_much_as_large_ones():
     assert decodability.lda_accuracy(x, site) > 0.78
 
 
-def test_auc_pooled_gains_from_the_sites_balance_and_within_site_does_not():
-    site = np.repeat(["A", "B"], 100)
-    label = (np.arange(200) % 10 < np.where(site == "A", 2, 8)).astype(int)
-    score = (site == "B") + 1e-3 * np.random.default_rng(0).normal(size=200)
-    assert roc_auc_score(label, score) > 0.75
-    assert quality.within_site_auc(label, score, site) == pytest.approx(0.5, abs=0.15)
-
-
-def test_within_site_auc_counts_pairs():
-    label, score, site = np.array([0, 1, 1, 0, 1, 1]), np.array([1, 2, 0, 5, 4, 6.0]), np.array(list("aaabcc"))
-    assert quality.within_site_auc(label, score, site) == 0.5
-    site[4:] = "b"
-    # two pairs of site a, one of them right, and two of site b, one right
-    assert quality.within_site_auc(label, score, site) == 0.5
-    # one pair of site a, right, and two of site b, wrong: two thirds of what is asked is answered wrongly
-    assert quality.within_site_auc(np.array([0, 1, 0, 1, 1]), np.array([0, 1, 5, 4, 3]), np.array(list("aabbb"))) == 1 / 3
-    assert quality.within_site_auc(label[:1], score[:1], site[:1]) is None
-
-
 def test_compare_is_json_and_counts_sites_and_classes():
     x, site, subject = table(6)
     site[:3] = "small"
     label = np.arange(len(x)) % 3 % 2
-    found = compare(x, x, site, subject, label, {"before": x[:, 0]}, fitted=True, n_permutations=2)
+    found = compare(x, x, site, subject, label, fitted=True, n_permutations=2)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["fitted"] is True
     assert found["before"]["sites_left_out"] == ["small"]
     assert found["sites"]["small"] == {"n": 3, "classes": {"0": 2, "1": 1}}
     assert found["sites"]["S3"] == {"n": 15, "classes": {"0": 10, "1": 5}}
-    assert found["before"]["auc"]["pooled"] == pytest.approx(roc_auc_score(label, x[:, 0]))
-    assert found["after"]["auc"] is None
 
 
 def test_too_few_subjects_or_constant_features_leave_figures_undefined():
@@ -127,8 +105,6 @@ def test_what_is_no_table_is_refused():
         site_quality(x, site, [*subject[:-1], "0"])
     with pytest.raises(ValueError, match="59 sites"):
         site_quality(x, site[:-1], subject)
-    with pytest.raises(ValueError, match="finite scores"):
-        site_quality(x, site, subject, np.zeros(60, int), np.full(60, np.nan))
     x[3, 1] = np.nan
     with pytest.raises(ValueError, match="#1 of subject 3"):
         site_quality(x, site, subject)
