@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
@@ -94,6 +97,17 @@ def run_workflow(case: Case, *configs: str, **override: Any) -> ConfigWorkflow:
     workflow.run()
     workflow.finalize()
     return workflow
+
+
+@contextmanager
+def raises_beneath(error: type[Exception], match: str) -> Iterator[None]:
+    """Like ``pytest.raises``, for what MONAI wraps in a RuntimeError when a configuration's component raises it."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # what it is, is told below
+        yield
+    causes: list[BaseException] = [caught.value]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    assert any(isinstance(c, error) and re.search(match, str(c)) for c in causes), causes
 
 
 def command(configs: Sequence[str], override: dict[str, Any]) -> list[str]:
