@@ -6,10 +6,10 @@ configs="$(dirname "$0")/../bundles/abide_fmri_asd_classification/configs"
 grid=(--voxel_size 12 --spacing 12 --spatial_size "[12,14,8]")
 run() { (set -x; python -W ignore -m monai.bundle run "$@"); }
 
-python "$(dirname "$0")/phantom.py" abide "$out/raw" --n_sites 8 --subjects_per_site 18
-run --config_file "$configs/preprocess.json" --raw_dir "$out/raw" --dataset_dir "$out/data" "${grid[@]}"
+python "$(dirname "$0")/phantom.py" abide "$out/raw" --n_sites 6 --subjects_per_site 24
+run --config_file "$configs/preprocess.json" --raw_dir "$out/raw" --dataset_dir "$out/data" --split::test 0.25 "${grid[@]}"
 run --config_file "['$configs/train.json','$configs/strided_stem.json']" \
-    --dataset_dir "$out/data" --ckpt_dir "$out/models" --output_dir "$out/eval" --epochs 20
+    --dataset_dir "$out/data" --ckpt_dir "$out/models" --output_dir "$out/eval" --epochs 16
 run --config_file "['$configs/train.json','$configs/strided_stem.json','$configs/evaluate.json']" \
     --dataset_dir "$out/data" --ckpt_dir "$out/models" --output_dir "$out/eval"
 run --config_file "['$configs/inference.json','$configs/strided_stem.json','$configs/explain.json']" \

@@ -1,6 +1,7 @@
-"""Memory of the OASIS bundle: ``python scripts/memory.py``.
+"""Memory of a bundle: ``python scripts/memory.py oasis`` or ``abide``.
 
-Prints the peak of preparation for few and for many subjects, and the memory at the end of each epoch of 3D training.
+Prints the peak of preparation for few and for many subjects, and the memory of training: at the end of each epoch of the 3D
+network, or the peak of a step on one whole scan of the slice CNN-LSTM.
 """
 
 from __future__ import annotations
@@ -15,12 +16,21 @@ import fire
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
 
-from custom.phantoms.oasis import write_study
+from custom.phantoms import abide as abide_phantom
+from custom.phantoms import oasis as oasis_phantom
 
-CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "oasis_mri_alzheimers_classification" / "configs"
+BUNDLES = Path(__file__).resolve().parents[1] / "bundles"
+OASIS = BUNDLES / "oasis_mri_alzheimers_classification" / "configs"
+ABIDE = BUNDLES / "abide_fmri_asd_classification" / "configs"
+ONE_STEP = """
+import sys, torch
+from custom.networks import SliceCNNLSTM
+network = SliceCNNLSTM(strides=eval(sys.argv[1]))
+torch.nn.functional.cross_entropy(network(torch.randn(1, 176, 64, 64, 34)), torch.tensor([0])).backward()
+"""
 
 
-def memory(few: int = 6, many: int = 24, epochs: int = 5) -> None:
+def oasis(few: int = 6, many: int = 24, epochs: int = 5) -> None:
     """Measure on phantoms of 2 mm, prepared to the bundle's 128³.
 
     Args:
@@ -30,21 +40,44 @@ def memory(few: int = 6, many: int = 24, epochs: int = 5) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         for count in (few, many):
-            write_study(f"{folder}/raw{count}", n_subjects=count, with_cdr_only=True)
-            print(f"preparation of {count} subjects: peak {_prepare(folder, count):.0f} MiB in the largest process")
+            oasis_phantom.write_study(f"{folder}/raw{count}", n_subjects=count, with_cdr_only=True)
+            peak = _prepare(OASIS, folder, count, ["--split::test=0.5", "--split::validation=0.5"])
+            print(f"preparation of {count} subjects: peak {peak:.0f} MiB in the largest process")
         _train(f"{folder}/data{few}", folder, epochs)
 
 
-def _prepare(folder: str, count: int) -> float:
+def abide(few: int = 2, many: int = 8) -> None:
+    """Measure on phantoms of 64×64×34 voxels and 176 frames, prepared to the bundle's grid, at three sites.
+
+    Args:
+        few: subjects of a site in the small study.
+        many: subjects of a site in the large one.
+    """
+    for strides in ("(2, 2, 1)", "(1, 1, 1)"):
+        subprocess.run([sys.executable, "-c", ONE_STEP, strides], check=True)
+        print(f"training step on one 64×64×34×176 scan, strides {strides}: peak so far {_peak_of_children():.0f} MiB")
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (few, many):
+            size = {"n_sites": 3, "subjects_per_site": count, "shape": (64, 64, 34), "n_frames": 176}
+            abide_phantom.write_study(f"{folder}/raw{count}", **size)
+            peak = _prepare(ABIDE, folder, count, ["--split::stratify=label", "--split::test=0.34", "--split::validation=0.5"])
+            print(f"preparation of {3 * count} subjects: peak so far {peak:.0f} MiB in the largest process")
+
+
+def _prepare(configs: Path, folder: str, count: int, arguments: list[str]) -> float:
     """Peak of the largest process so far: it stays where it was if more subjects need no more memory."""
-    arguments = [f"--raw_dir={folder}/raw{count}", f"--dataset_dir={folder}/data{count}", "--split::validation=0.5"]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(CONFIGS / "preprocess.json"), *arguments]
-    subprocess.run([*command, "--split::test=0.5"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    arguments = [f"--raw_dir={folder}/raw{count}", f"--dataset_dir={folder}/data{count}", *arguments]
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs / "preprocess.json"), *arguments]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return _peak_of_children()
+
+
+def _peak_of_children() -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
 def _train(dataset: str, folder: str, epochs: int) -> None:
-    files = [str(CONFIGS / "train.json")]
+    files = [str(OASIS / "train.json")]
     paths = {"dataset_dir": dataset, "ckpt_dir": folder, "output_dir": folder}
     small = {"epochs": epochs, "batch_size": 2, "loss::weight": None}  # so few subjects need not hold every class
     workflow = ConfigWorkflow(files, logging_file=False, **paths, **small)
@@ -62,7 +95,7 @@ def _resident() -> float:
 
 def main() -> None:
     """Command line."""
-    fire.Fire(memory)
+    fire.Fire({"oasis": oasis, "abide": abide})
 
 
 if __name__ == "__main__":

@@ -135,21 +135,23 @@ def _mat(root: Path, table: Path | None) -> tuple[list[Scan], Counter[str]]:
         table = root / PHENOTYPES
     rows = _rows(table) if table else None
     dropped: Counter[str] = Counter()
+    found: set[str] = set()
     scans: list[Scan] = []
     for file in sorted(root.rglob("*.mat")):
         if len(file.relative_to(root).parts) != 2:
             dropped["a .mat that is not <SITE>/<subject>.mat"] += 1
             continue
+        subject = subject_of(file.stem)
+        found.add(subject)
         try:
             dx = _read_dx(file)
         except BadScan as error:
             logger.warning(f"dropped {error}")
             dropped[str(error)] += 1
             continue
-        subject = subject_of(file.stem)
         columns = _columns(_row(rows, subject, dx, file, table)) if rows is not None else dict.fromkeys(("age", "sex"))
         scans.append((Record(f"{file.parent.name}_{file.stem}", subject, str(file), None, _at(file.parent.name, columns)), dx))
-    return scans, dropped + _without_scan(rows or {}, scans)
+    return scans, dropped + _without_scan(rows or {}, found)
 
 
 def _read_dx(file: Path) -> float:
@@ -165,6 +167,7 @@ def _nifti(root: Path, table: Path | None) -> tuple[list[Scan], Counter[str]]:
     file = table or root / PHENOTYPES
     rows = _rows(file)
     dropped: Counter[str] = Counter()
+    found: set[str] = set()
     scans: list[Scan] = []
     for image in sorted(p for p in root.rglob("*") if _is_nifti(p) and not MASK.search(_stem(p))):
         if not _is_bold(image):
@@ -172,13 +175,14 @@ def _nifti(root: Path, table: Path | None) -> tuple[list[Scan], Counter[str]]:
             continue
         entities = _entities(image)
         subject = entities.pop("subject")
+        found.add(subject)
         row = _row(rows, subject, None, image, file)
         if row["dx"] is None or row["site"] is None:
             dropped["no diagnosis or no site in the table"] += 1
             continue
         columns = _at(row["site"], {**entities, **_columns(row)})
         scans.append((Record(_stem(image), subject, str(image), None, columns, _mask_beside(image)), row["dx"]))
-    return scans, dropped + _without_scan(rows, scans)
+    return scans, dropped + _without_scan(rows, found)
 
 
 def _rows(table: Path) -> Rows:
@@ -204,9 +208,9 @@ def _at(site: str, columns: Mapping[str, Column]) -> dict[str, Column]:
     return {"site": str(site), **columns}
 
 
-def _without_scan(rows: Rows, scans: Sequence[Scan]) -> Counter[str]:
-    """Count the table's subjects of whom there is nothing; the PCP calls those it could not process ``no_filename``."""
-    absent = set(rows) - {record.subject for record, _ in scans}
+def _without_scan(rows: Rows, found: set[str]) -> Counter[str]:
+    """Count the table's subjects of whom no file was found; the PCP calls those it could not process ``no_filename``."""
+    absent = set(rows) - found
     return Counter(
         "no_filename in the table" if rows[subject]["file_id"] == "no_filename" else "in the table, without a scan"
         for subject in absent

@@ -147,8 +147,8 @@ def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: st
 
 
 def _root(error: BaseException) -> BaseException:
-    """MONAI wraps whatever a transform raises in a RuntimeError: return what was raised first."""
-    while error.__cause__ is not None:
+    """Return what was raised first, which MONAI wraps in a RuntimeError; a BadScan says more than its own cause."""
+    while error.__cause__ is not None and not isinstance(error, BadScan):
         error = error.__cause__
     return error
 

@@ -67,7 +67,7 @@ class SliceCNNLSTM(nn.Module):
         kernel_sizes: Sequence[int] = (3, 5, 5),
         strides: Sequence[int] = (1, 1, 1),
         hidden: int = 64,
-        chunk: int = 512,
+        chunk: int = 256,
     ) -> None:
         super().__init__()
         self.chunk = chunk

@@ -62,91 +62,91 @@ def inpaint_nan(
     brain = torch.ones(image.shape[1:], dtype=torch.bool) if mask is None else brain_voxels(mask, image)
     source = plain_tensor(image).float().contiguous()
     filled = empty_image(source.shape).copy_(source)
-    scan = _Scan(source, brain, *_missing(source, brain, scan_name(image)))
+    scan = _survey(source.numpy(), brain.numpy(), scan_name(image))
     counts: dict[str, float] = {"inpainted_voxels": 0, "inpainted_deep": 0, "inpainted_growth": 1}
     for hole in _holes(scan.ever, sigma):
-        _fill(filled[(slice(None), *hole.box)], scan, hole, sigma, counts)
+        _fill(filled.numpy()[(slice(None), *hole.box)], scan, hole, sigma, counts)
     return filled, counts
 
 
 @dataclass(frozen=True)
 class _Scan:
-    """``image`` (T, X, Y, Z); ``brain``, what is missing ``ever`` (in some frame) and ``always`` (in all): (X, Y, Z), bool."""
+    """``image`` (T, X, Y, Z); ``brain``, what is missing ``ever`` (in some frame) and ``always`` (in all): (X, Y, Z), bool.
 
-    image: torch.Tensor
-    brain: torch.Tensor
-    ever: torch.Tensor
-    always: torch.Tensor
+    All is NumPy's but the matrix products: so little per call is not worth torch's threads.
+    """
+
+    image: np.ndarray
+    brain: np.ndarray
+    ever: np.ndarray
+    always: np.ndarray
 
     def steady(self, box: Box) -> bool:
         """Whether the same voxels of a box are missing in all frames."""
-        return torch.equal(self.ever[box], self.always[box])
+        return np.array_equal(self.ever[box], self.always[box])
 
-    def measured(self, frames: slice, box: Box, steady: bool) -> torch.Tensor:
+    def measured(self, frames: slice, box: Box, steady: bool) -> np.ndarray:
         """Return the finite brain voxels of a box: (frames, x, y, z), or (1, x, y, z) where all frames are alike."""
         if steady:
-            return (self.brain & ~self.ever)[box][None]
-        # numpy's isfinite is one pass, torch's several
-        return torch.from_numpy(np.isfinite(self.image[(frames, *box)].numpy())) & self.brain[box]
+            return (self.brain[box] & ~self.ever[box])[None]
+        return np.isfinite(self.image[(frames, *box)]) & self.brain[box]
 
 
-def _missing(image: torch.Tensor, brain: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the brain voxels that are missing in some frame, and those missing in all; frame by frame, to save memory."""
-    inside = brain.numpy()
-    ever, always = np.zeros_like(inside), inside.copy()
-    for t, frame in enumerate(image.numpy()):
-        bad = ~np.isfinite(frame) & inside
-        if np.array_equal(bad, inside):
+def _survey(image: np.ndarray, brain: np.ndarray, name: str) -> _Scan:
+    """Find the missing voxels, frame by frame to save memory."""
+    ever, always = np.zeros_like(brain), brain.copy()
+    for t, frame in enumerate(image):
+        bad = ~np.isfinite(frame) & brain
+        if np.array_equal(bad, brain):
             raise BadScan(f"{name}: frame {t} of 0-{len(image) - 1} has no finite voxel in the brain, remove it from the scan.")
         ever |= bad
         always &= bad
-    return torch.from_numpy(ever), torch.from_numpy(always)
+    return _Scan(image, brain, ever, always)
 
 
 class _Hole(NamedTuple):
     """Smallest box around a hole, and which voxels of the box are the hole's own: boxes may overlap, holes do not."""
 
     box: Box
-    own: torch.Tensor
+    own: np.ndarray
 
 
-def _holes(missing: torch.Tensor, sigma: Sequence[float]) -> list[_Hole]:
+def _holes(missing: np.ndarray, sigma: Sequence[float]) -> list[_Hole]:
     """Return the holes one by one, or as a single one where they are so many that one large box costs less."""
-    labels = ndimage.label(ndimage.maximum_filter(missing.numpy(), size=2 * GAP + 1))[0] * missing.numpy()
-    single = ndimage.find_objects(labels)
-    whole = ndimage.find_objects(missing.numpy().astype(np.uint8))
+    labels = ndimage.label(ndimage.maximum_filter(missing, size=2 * GAP + 1))[0] * missing
+    single, whole = ndimage.find_objects(labels), ndimage.find_objects(missing.astype(np.uint8))
     if _cost(whole, sigma, missing.shape) <= _cost(single, sigma, missing.shape):
         return [_Hole(box, missing[box]) for box in whole]
-    return [_Hole(box, torch.from_numpy(labels[box] == i)) for i, box in enumerate(single, 1)]
+    return [_Hole(box, labels[box] == i) for i, box in enumerate(single, 1)]
 
 
 def _cost(boxes: Sequence[Box], sigma: Sequence[float], shape: Sequence[int]) -> int:
     return sum(CALL + _volume(_surroundings(box, sigma, shape)) for box in boxes)
 
 
-def _fill(filled: torch.Tensor, scan: _Scan, hole: _Hole, sigma: Sequence[float], counts: dict[str, float]) -> None:
+def _fill(filled: np.ndarray, scan: _Scan, hole: _Hole, sigma: Sequence[float], counts: dict[str, float]) -> None:
     """Fill a hole in ``filled``, the view of its box (T, x, y, z), and add to the counts; both change in place."""
     steady = scan.steady(hole.box)
     gaussians = [_Gaussian(scan, hole.box, sigma)]  # one per doubling
     at_once = max(1, BLOCK // _volume(gaussians[0].around))
     for start in range(0, len(filled), at_once):
         frames = slice(start, min(start + at_once, len(filled)))
-        left, doublings = ~scan.measured(frames, hole.box, steady) & hole.own, 0
+        left, doublings = hole.own & ~scan.measured(frames, hole.box, steady), 0
         counts["inpainted_voxels"] += _count(left, frames)
-        while left.numpy().any():
+        while left.any():
             if doublings == len(gaussians):
                 gaussians.append(_Gaussian(scan, hole.box, [s * 2**doublings for s in sigma]))
             sums, weights = gaussians[doublings](frames)
             reached = left & (weights >= MIN_WEIGHT)
-            np.divide(sums.numpy(), weights.numpy(), out=filled[frames].numpy(), where=reached.numpy())
+            np.divide(sums, weights, out=filled[frames], where=reached)
             if doublings:
                 _count_deep(counts, _count(reached, frames), 2**doublings)
             left, doublings = left & ~reached, doublings + 1
 
 
-def _count(voxels: torch.Tensor, frames: slice) -> int:
+def _count(voxels: np.ndarray, frames: slice) -> int:
     """Return the number of voxels times frames; one frame stands for all where they are alike."""
-    return int(np.count_nonzero(voxels.numpy())) * (frames.stop - frames.start) // len(voxels)
+    return int(np.count_nonzero(voxels)) * (frames.stop - frames.start) // len(voxels)
 
 
 def _count_deep(counts: dict[str, float], number: int, growth: int) -> None:
@@ -162,21 +162,27 @@ class _Gaussian:
         self.scan, self.around = scan, _surroundings(box, sigma, scan.brain.shape)
         self.kernels = [_kernel(s, to, start) for s, to, start in zip(sigma, box, self.around, strict=True)]
         self.steady = scan.steady(self.around)
-        self.weights: torch.Tensor | None = None  # the same for all frames, where those are alike
+        self._see(slice(0, 1))
 
-    def __call__(self, frames: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, frames: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return ``g * data`` (frames, x, y, z) and ``g * measured``, which has one frame where all are alike."""
-        measured = self.scan.measured(frames, self.around, self.steady)
-        if self.weights is None or not self.steady:
-            self.weights = self._convolve(measured.float())
-        # NaN * 0 is NaN, but a bitwise "and" with no bit leaves 0.0: the fastest way to blank what was not measured
-        bits = self.scan.image[(frames, *self.around)].view(torch.int32) & -measured.int()
-        return self._convolve(bits.view(torch.float32)), self.weights
+        if not self.steady:
+            self._see(frames)
+        return self._convolve(
+            (self.scan.image.view(np.int32)[(frames, *self.around)] & self.keep).view(np.float32)
+        ), self.weights
 
-    def _convolve(self, volumes: torch.Tensor) -> torch.Tensor:
+    def _see(self, frames: slice) -> None:
+        """Compute what depends on where the frames were measured."""
+        measured = self.scan.measured(frames, self.around, self.steady)
+        # NaN * 0 is NaN, but a bitwise "and" with no bit leaves 0.0: the fastest way to blank what was not measured
+        self.keep = -measured.astype(np.int32)
+        self.weights = self._convolve(measured.astype(np.float32))
+
+    def _convolve(self, volumes: np.ndarray) -> np.ndarray:
         along_x, along_y, along_z = self.kernels
-        volumes = along_y @ (volumes @ along_z.T)
-        return (along_x @ volumes.flatten(2)).unflatten(2, volumes.shape[2:])
+        partly = along_y @ (torch.from_numpy(volumes) @ along_z.T)
+        return (along_x @ partly.flatten(2)).unflatten(2, partly.shape[2:]).numpy()
 
 
 def _radius(sigma: float) -> int:
