@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from joblib import Parallel, delayed
 from monai.bundle import ConfigWorkflow
 
 from custom.data import KFold, split_again
-from custom.metrics import evaluate, evaluate_folds, probability_columns, read_predictions, summarise_permutations
+from custom.metrics import evaluate_folds, probability_columns, read_predictions, summarise_permutations
 from custom.paths import written_whole
 from custom.visualize import write_report
 
@@ -32,6 +33,7 @@ def cross_validate(
     overlays: Sequence[str] = (),
     n_splits: int = 5,
     fold_seed: int = 0,
+    stratify: Sequence[str] = ("label",),
     seeds: Sequence[int] = (0,),
     permutations: int = 0,
     num_workers: int = 2,
@@ -46,6 +48,7 @@ def cross_validate(
         overlays: names of configs merged on ``train.json``.
         n_splits: number of folds.
         fold_seed: of the split into folds.
+        stratify: columns of the datalist whose values (together) the folds share out evenly, such as site and label.
         seeds: networks trained per fold; their probabilities are averaged.
         permutations: if above 0, the leak detector instead: so many trainings with labels permuted among subjects, one
             fold each, in turn; the mean figure must be at chance.
@@ -56,7 +59,7 @@ def cross_validate(
     configs = [str(Path(bundle) / "configs" / f"{name}.json") for name in ("train", *overlays)]
     lists = [out / f"fold{k}" / "datalist.json" for k in range(n_splits)]
     for k, path in enumerate(lists):
-        split_again(Path(dataset_dir) / "datalist.json", KFold(n_splits=n_splits, fold=k, seed=fold_seed), path)
+        split_again(Path(dataset_dir) / "datalist.json", KFold(n_splits=n_splits, fold=k, seed=fold_seed, stratify=list(stratify)), path)
     if permutations:
         runs = [(lists[p % n_splits], out / f"permutation{p}", {"permutation_seed": p}) for p in range(permutations)]
         configs.append(str(Path(bundle) / "configs" / "permuted_labels.json"))
@@ -83,9 +86,8 @@ def _workflow(configs: Sequence[str], datalist: Path, folder: Path, override: di
         workflow_type="train",
         logging_file=False,
         datalist_path=str(datalist),
-        ckpt_dir=str(folder),
         output_dir=str(folder),
-        **override,
+        **{"ckpt_dir": str(folder), **override},
     )
 
 
@@ -129,11 +131,12 @@ def _judge(
     mean["predicted"] = mean[columns].to_numpy().argmax(1)
     with written_whole(folder / "predictions.csv") as temporary:
         mean.drop(columns="predicted_class").to_csv(temporary, index=False)
+    if (seed_folders[0] / "test_features.csv").is_file():  # a baseline may be made of the first network's features
+        shutil.copy(seed_folders[0] / "test_features.csv", folder)
     evaluate_config = str(Path(configs[0]).with_name("evaluate.json"))
-    workflow = _workflow([*configs, evaluate_config], datalist, folder, override)
+    workflow = _workflow([*configs, evaluate_config], datalist, folder, {**override, "ckpt_dir": str(seed_folders[0])})
     workflow.initialize()
-    content, baselines = (workflow.parser.get_parsed_content(name) for name in ("datalist", "baselines"))
-    evaluate(str(folder / "predictions.csv"), content, baselines, str(folder))
+    workflow.parser.get_parsed_content("figures")
 
 
 def main() -> None:

@@ -49,3 +49,16 @@ def test_permutations_are_trained_on_permuted_labels(data: str, tmp_path: Path) 
     labels = pd.read_csv(tmp_path / "permutation0/predictions.csv").set_index("subject")["label"]
     truth = {r["subject"]: r["label"] for r in read_datalist(tmp_path / "fold0/datalist.json")["test"]}
     assert labels.to_dict() != truth
+
+
+def test_folds_of_several_sites_get_their_own_figures(tmp_path: Path) -> None:
+    """The bundle's own figures are computed: within site, and the network without ComBat from the features of every fold."""
+    case, paths = next(c for c in CASES if c.name.startswith("abide")), Paths(tmp_path)
+    case.write_study(paths.raw)
+    run_workflow(case, "preprocess", **paths.preprocess, **case.preprocess)
+    cross_validate(str(case.folder), paths.data, str(tmp_path / "cv"), ["strided_stem"], n_splits=2, num_workers=1,
+                   stratify=["site", "label"], epochs=1, frames=16, covariates=[])  # fmt: skip
+    metrics = json.loads((tmp_path / "cv" / "metrics.json").read_text())
+    assert metrics["subjects"]["test"]["n"] == 30
+    assert metrics["models"]["site"]["auc_within_site"]["value"] == 0.5
+    assert "network without ComBat" in metrics["models"]
