@@ -6,6 +6,7 @@ A row of the table is a :py:class:`Comparison`; a stage that is not here yet is 
 
 from __future__ import annotations
 
+import math
 import platform
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from benchmark_harmonized import combat_applications, training_steps
 from monai.transforms import LoadImage
 from scipy.ndimage import gaussian_filter
 from timing import alternating
@@ -136,6 +138,17 @@ def window(folder: Path) -> Iterator[Comparison]:
     yield Comparison("random window of 32 frames, .nii.gz", read_all, lambda: draw(handle)[0], 0, 50)
 
 
-# The training step of SliceCNNLSTM against its plain form, and applying ComBat against neuroHarmonize's harmonizationApply,
-# are two more functions to go here.
-STAGES = (inpainting, zscore, window)
+def training_step(_: Path) -> Iterator[Comparison]:
+    """Gradients of one step; the strided stem computes something else, so that its difference is no error."""
+    plain, exact, strided = training_steps()
+    yield Comparison("training step, exact rewrite", plain, exact, 1e-3, 3)
+    yield Comparison("training step, strided stem", plain, strided, math.inf, 10)
+
+
+def combat(_: Path) -> Iterator[Comparison]:
+    """ComBat applied to a study, by neuroHarmonize and by the affine map."""
+    library, ours = combat_applications()
+    yield Comparison("ComBat apply, 2000 subjects, 512 features", library, ours, 1e-9, 8)
+
+
+STAGES = (inpainting, zscore, window, training_step, combat)

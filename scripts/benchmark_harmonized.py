@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from custom.harmonization import fit_combat
 from custom.networks import SliceCNNLSTM
+from custom.networks.slice_cnn_lstm import ConvMean
 
 IMAGE = (1, 2, 64, 64, 34)  # (B, T, X, Y, Z): 68 pictures
 SUBJECTS, FEATURES, SITES = 2000, 512, 20
@@ -24,23 +26,16 @@ def training_steps() -> tuple[Way, Way, Way]:
     torch.manual_seed(0)
     image, label = torch.randn(IMAGE), torch.tensor([1])
     exact, strided = SliceCNNLSTM(), SliceCNNLSTM(strides=(2, 2, 1))
-    plain = SliceCNNLSTM()
-    plain.encoder = _carried_out(exact)
-    plain.load_state_dict(exact.state_dict())
-    return tuple(lambda n=n: _gradients(n, image, label) for n in (plain, exact, strided))  # type: ignore[return-value, misc]
+    plain = copy.deepcopy(exact)
+    plain.encoder[-1].__class__ = _CarriedOut
+    return tuple(lambda n=n: _gradients(n, image, label) for n in (plain, exact, strided))  # type: ignore[return-value]
 
 
-class _PlainConvMean(nn.Conv2d):
+class _CarriedOut(ConvMean):
+    """The same layer with its convolution carried out at every position before the mean is taken."""
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return super().forward(image).mean((2, 3))
-
-
-def _carried_out(network: SliceCNNLSTM) -> nn.Sequential:
-    """The encoder with its last convolution carried out at every position before the mean is taken."""
-    *layers, last = network.encoder
-    plain = _PlainConvMean(last.in_channels, last.out_channels, last.kernel_size, padding=last.padding)
-    fresh = [nn.Conv2d(x.in_channels, x.out_channels, x.kernel_size, padding=x.padding) for x in layers[::2]]
-    return nn.Sequential(*(layer for conv in fresh for layer in (conv, nn.ReLU(inplace=True))), plain)
+        return nn.Conv2d.forward(self, image).mean((2, 3))
 
 
 def _gradients(network: SliceCNNLSTM, image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,9 @@ def cross_validate(
     configs = [str(Path(bundle) / "configs" / f"{name}.json") for name in ("train", *overlays)]
     lists = [out / f"fold{k}" / "datalist.json" for k in range(n_splits)]
     for k, path in enumerate(lists):
-        split_again(Path(dataset_dir) / "datalist.json", KFold(n_splits=n_splits, fold=k, seed=fold_seed, stratify=list(stratify)), path)
+        split_again(
+            Path(dataset_dir) / "datalist.json", KFold(n_splits=n_splits, fold=k, seed=fold_seed, stratify=list(stratify)), path
+        )
     if permutations:
         runs = [(lists[p % n_splits], out / f"permutation{p}", {"permutation_seed": p}) for p in range(permutations)]
         configs.append(str(Path(bundle) / "configs" / "permuted_labels.json"))

@@ -58,8 +58,7 @@ def abide(few: int = 2, many: int = 8) -> None:
         print(f"training step on one 64×64×34×176 scan, strides {strides}: peak so far {_peak_of_children():.0f} MiB")
     with tempfile.TemporaryDirectory() as folder:
         for count in (few, many):
-            size = {"n_sites": 3, "subjects_per_site": count, "shape": (64, 64, 34), "n_frames": 176}
-            abide_phantom.write_study(f"{folder}/raw{count}", **size)
+            abide_phantom.write_study(f"{folder}/raw{count}", 3, count, shape=(64, 64, 34), n_frames=176)
             peak = _prepare(ABIDE, folder, count, ["--split::stratify=label", "--split::test=0.34", "--split::validation=0.5"])
             print(f"preparation of {3 * count} subjects: peak so far {peak:.0f} MiB in the largest process")
 

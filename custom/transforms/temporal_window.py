@@ -120,7 +120,8 @@ def temporal_window(
         window = convert_to_tensor(scan, track_meta=True)[start:stop].float().contiguous()
     if stop - start < frames:
         window = _pad(window, frames)
-    window.meta["window_start"] = start
+    known = {key: value for key, value in window.meta.items() if value is not None}  # batches cannot be made with None
+    window.meta = {**known, "window_start": start}
     return window, torch.arange(frames) < stop - start
 
 

@@ -57,6 +57,7 @@ def test_only_the_brain_counts(value: float):
         (scan(), 0 * brain(), "its mask image is empty"),
         (with_value(NAN, 2, slice(1, 5)), brain(), "frame 2 of 0-3 has no finite voxel in the brain"),
         (scan()[:1].expand(4, -1, -1, -1), brain(), "no voxel of the brain changes over time"),
+        (scan().where(brain()[0] == 0, 1.0), brain(), "no voxel of the brain changes over time"),
         (torch.ones(3, 5, 5, 5), brain(), "no voxel of the brain changes over time"),
     ],
 )

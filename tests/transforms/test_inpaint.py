@@ -110,6 +110,18 @@ def test_a_hole_of_any_depth_in_constant_data_is_filled_with_the_constant(side: 
     assert report["inpainted_growth"] == (1 if side <= 6 else 2)
 
 
+def test_a_hole_within_the_box_of_another_is_filled_and_counted_once():
+    image, brain = 1000 + torch.rand(2, 40, 40, 40), torch.ones(40, 40, 40, dtype=torch.bool)
+    image[:, 2:14, 2:4, 2:4] = NAN
+    image[:, 2:4, 2:14, 2:4] = NAN  # an L, and a dot between its legs
+    image[:, 11:13, 11:13, 2:4] = NAN
+    image[:, 36:38, 36:38, 36:38] = NAN  # far away: one box around all would cost more
+    bad = int(torch.isnan(image).sum())
+    filled, report = inpaint_nan(image)
+    assert report["inpainted_voxels"] == bad
+    np.testing.assert_allclose(filled.numpy(), reference(image, brain, 1.0), rtol=1e-6)
+
+
 def test_deep_voxels_see_measured_ones_only_and_the_rim_stays_shallow():
     """The rim is as with the first sigma, the centre as with the doubled one: nothing is filled from what was filled."""
     image, brain = torch.rand(1, 24, 24, 24) + 5, torch.ones(24, 24, 24, dtype=torch.bool)

@@ -169,6 +169,15 @@ def test_windows_are_collated_into_a_batch(tmp_path: Path):
     assert batch["image"].meta["filename_or_obj"] == [row["image"] for row in rows]
 
 
+def test_an_unknown_repetition_time_does_not_stop_a_batch():
+    image = MetaTensor(torch.rand(3, 2, 2, 2), affine=torch.eye(4), meta={"filename_or_obj": "a", "repetition_time": None})
+    item = TemporalWindowd("image")({"image": image})
+    batch = list_data_collate([item, item])
+    assert batch["image"].shape == (2, 3, 2, 2, 2)
+    assert batch["image"].meta["filename_or_obj"] == ["a", "a"]
+    assert image.meta["repetition_time"] is None
+
+
 def test_files_that_cannot_be_mapped_are_refused(tmp_path: Path):
     nib.save(nib.load(write(tmp_path / "a.nii")), tmp_path / "a.nii.gz")
     with pytest.raises(BadScan, match=r"a\.nii\.gz: only an uncompressed \.nii file can be read frame by frame"):
