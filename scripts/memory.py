@@ -6,6 +6,7 @@ network, or the peak of a step on one whole scan of the slice CNN-LSTM.
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -54,25 +55,27 @@ def abide(few: int = 2, many: int = 8) -> None:
         many: subjects of a site in the large one.
     """
     for strides in ("(2, 2, 1)", "(1, 1, 1)"):
-        subprocess.run([sys.executable, "-c", ONE_STEP, strides], check=True)
-        print(f"training step on one 64×64×34×176 scan, strides {strides}: peak so far {_peak_of_children():.0f} MiB")
+        peak = _peak([sys.executable, "-c", ONE_STEP, strides])
+        print(f"training step on one 64×64×34×176 scan, strides {strides}: peak {peak:.0f} MiB")
     with tempfile.TemporaryDirectory() as folder:
         for count in (few, many):
             abide_phantom.write_study(f"{folder}/raw{count}", 3, count, shape=(64, 64, 34), n_frames=176)
             peak = _prepare(ABIDE, folder, count, ["--split::stratify=label", "--split::test=0.34", "--split::validation=0.5"])
-            print(f"preparation of {3 * count} subjects: peak so far {peak:.0f} MiB in the largest process")
+            print(f"preparation of {3 * count} subjects: peak {peak:.0f} MiB in the largest process")
 
 
 def _prepare(configs: Path, folder: str, count: int, arguments: list[str]) -> float:
-    """Peak of the largest process so far: it stays where it was if more subjects need no more memory."""
     arguments = [f"--raw_dir={folder}/raw{count}", f"--dataset_dir={folder}/data{count}", *arguments]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs / "preprocess.json"), *arguments]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return _peak_of_children()
+    return _peak([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs / "preprocess.json"), *arguments])
 
 
-def _peak_of_children() -> float:
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+def _peak(command: list[str]) -> float:
+    """Run a command; return the peak of the largest of its processes in MiB."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)  # of the process and of those that it waited for
+    if status:
+        raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
+    return usage.ru_maxrss / 1024
 
 
 def _train(dataset: str, folder: str, epochs: int) -> None:

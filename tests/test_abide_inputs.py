@@ -269,6 +269,45 @@ def test_one_subject_at_two_sites_stops_the_run(paths: Paths) -> None:
     assert_nothing_written(paths)
 
 
+TABLES: dict[str, tuple[Callable[[pd.DataFrame], str], str]] = {
+    "empty": (lambda table: "", "is no table of comma-separated values"),
+    "ragged": (lambda table: table.to_csv(index=False) + ",,,,,,,,9", "is no table of comma-separated values"),
+    "semicolons": (lambda table: table.to_csv(index=False, sep=";"), "has no column SUB_ID or subject"),
+    "listed twice": (lambda table: pd.concat([table, table[1:2]]).to_csv(index=False), f"lists subject {SUBJECT} twice"),
+    "age 999": (
+        lambda table: table.assign(AGE_AT_SCAN=table["AGE_AT_SCAN"].where(table["SUB_ID"] != SUBJECT, "999")).to_csv(),
+        f"age of subject {SUBJECT} is 999 years; empty or -9999 is a missing one",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), TABLES.values(), ids=TABLES.keys())
+def test_a_bad_table_stops_the_run(paths: Paths, spoil: Callable[[pd.DataFrame], str], message: str) -> None:
+    table = Path(paths.raw) / PHENOTYPES
+    table.write_text(spoil(pd.read_csv(table, dtype=str)))
+    with raises_beneath(ValueError, rf"{PHENOTYPES}:? {message}"):
+        preprocess(paths)
+    assert_nothing_written(paths)
+
+
+# ---- settings, and what is found later
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [({"voxel_size": -3}, "voxel_size is -3: sizes in mm are above 0"), ({"dtype": "uint8"}, "not one of float32, int16")],
+)
+def test_an_impossible_setting_stops_the_run(paths: Paths, setting: dict, message: str) -> None:
+    with raises_beneath(ValueError, message):
+        run_workflow(CASE, "preprocess", **paths.preprocess, **SMALL | setting)
+    assert_nothing_written(paths)
+
+
+def test_a_setting_that_suits_no_scan_is_not_only_in_the_table(paths: Paths) -> None:
+    with raises_beneath(ValueError, r"none of the 18 scans .*rejected\.csv\. One reason: .*--low_pass 0\.4 is beyond them"):
+        run_workflow(CASE, "preprocess", **paths.preprocess, **SMALL, low_pass=0.4, repetition_time=2)
+
+
 def test_a_site_with_one_training_subject_stops_the_harmonization(phantom: Paths, tmp_path: Path) -> None:
     """The scans are good, so this is found where it matters: ComBat cannot take a variance from one subject."""
     content = json.loads(Path(phantom.data, "datalist.json").read_text())

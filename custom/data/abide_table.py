@@ -38,6 +38,7 @@ NAMES = {
     "sex": ("SEX", "sex"),
     "file_id": ("FILE_ID", "file_id"),
 }
+MAX_AGE = 120  # years
 NUMBERS = ("dx", "age", *QC)
 SEX = {"1": "M", "2": "F", "M": "M", "F": "F"}
 MISSING = ("", "-9999", "-9999.0", "NA", "N/A", "n/a", "NaN", "nan")
@@ -63,7 +64,7 @@ def read_phenotypes(path: str | Path) -> pd.DataFrame:
     Raises:
         FileNotFoundError: if there is no table.
         ValueError: naming the table and the subject, for a table without subjects, a subject listed twice, a number that is
-            none, or a sex that is neither 1 nor 2.
+            none, an age that nobody has, or a sex that is neither 1 nor 2; and for what is no CSV.
     """
     file = Path(path)
     if not file.is_file():
@@ -79,6 +80,7 @@ def read_phenotypes(path: str | Path) -> pd.DataFrame:
     table = texts.mask(texts.isin(MISSING))
     for column in table.columns.intersection(NUMBERS):
         table[column] = _numbers(table, column, file)
+    _refuse_ages(table, file)
     table["sex"] = _sex(table, file)
     return table.astype(object).where(table.notna(), None)
 
@@ -86,9 +88,12 @@ def read_phenotypes(path: str | Path) -> pd.DataFrame:
 def _read_texts(file: Path) -> pd.DataFrame:
     """Read every cell as text, without the blanks around it and without empty rows."""
     try:
-        frame = pd.read_csv(file, encoding="utf-8-sig", dtype=str, keep_default_na=False)
-    except UnicodeDecodeError:
-        frame = pd.read_csv(file, encoding="latin-1", dtype=str, keep_default_na=False)
+        try:
+            frame = pd.read_csv(file, encoding="utf-8-sig", dtype=str, keep_default_na=False)
+        except UnicodeDecodeError:
+            frame = pd.read_csv(file, encoding="latin-1", dtype=str, keep_default_na=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ValueError(f"{file} is no table of comma-separated values ({error}): export it again.") from error
     frame = frame.rename(columns=str.strip).apply(lambda column: column.str.strip())
     return frame[(frame != "").any(axis=1)]
 
@@ -108,6 +113,14 @@ def _numbers(table: pd.DataFrame, column: str, file: Path) -> pd.Series:
         row = wrong.iloc[0]
         raise ValueError(f"{file}: {column} of subject {row['subject']} is {row[column]!r}, not a number.")
     return numbers
+
+
+def _refuse_ages(table: pd.DataFrame, file: Path) -> None:
+    """Raise for another code of a missing age than ABIDE's, such as 999: as a covariate it would outweigh everyone."""
+    wrong = table[table["age"].notna() & ~table["age"].between(0, MAX_AGE, inclusive="right")]
+    if len(wrong):
+        row = wrong.iloc[0]
+        raise ValueError(f"{file}: age of subject {row['subject']} is {row['age']:g} years; empty or -9999 is a missing one.")
 
 
 def _sex(table: pd.DataFrame, file: Path) -> pd.Series:

@@ -38,6 +38,8 @@ __all__ = ["prepare", "save_image"]
 
 logger = logging.getLogger(__name__)
 
+DTYPES = ("float32", "int16")
+
 # what a damaged or unsuitable file raises in our checks, nibabel (memory maps: ValueError), PIL and zlib; anything else is a
 # fault of the program and stops the run
 BAD_INPUT = (BadScan, OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
@@ -71,8 +73,10 @@ def prepare(
         The content of the datalist.
 
     Raises:
-        ValueError: if the folder holds images made by other transforms, or if no scan was good.
+        ValueError: for another ``dtype``, if the folder holds images made by other transforms, or if no scan was good.
     """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype '{dtype}' is not one of {', '.join(DTYPES)}.")
     folder = Path(dataset_dir)
     _refuse_equal_names(study.records)
     _claim(folder, transform, dtype)
@@ -86,7 +90,10 @@ def prepare(
     _write_rejected(folder / "rejected.csv", [r for r in study.records if r.name in rejected], rejected)
     prepared = {name: rows for name, rows in results.items() if not isinstance(rows, str)}
     if not prepared:
-        raise ValueError(f"none of the {len(study.records)} scans could be prepared: see {folder / 'rejected.csv'}.")
+        first = next((rejected[record.name] for record in study.records), "the study holds none")
+        raise ValueError(
+            f"none of the {len(study.records)} scans could be prepared: see {folder / 'rejected.csv'}. One reason: {first}"
+        )
     logger.info(f"{len(prepared)} scans prepared in {folder}, {len(rejected)} rejected, dropped: {dict(study.dropped)}.")
     return write_datalist(datalist, study, split, prepared)
 

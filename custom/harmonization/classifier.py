@@ -20,8 +20,8 @@ class HarmonizedClassifier(nn.Module):
     The harmonizer belongs to the weights of the extractor that it was fitted on: loading others is an error.
 
     Args:
-        extractor: with ``forward_features(image, mask)`` → (B, num_features) and ``states(image)`` → (B, T, num_features),
-            whose mean over time is the feature.
+        extractor: with ``forward_features(image, mask)`` → (B, num_features) and ``states(image)`` → (B, frames,
+            num_features), whose mean over the frames is the feature.
         num_features: of the extractor.
         num_classes: number of logits.
         sites: known before any state is loaded, with identity rows.
@@ -41,7 +41,10 @@ class HarmonizedClassifier(nn.Module):
         return self.head(self.harmonizer(self.extractor.forward_features(image, mask), site))
 
     def evidence(self, image: torch.Tensor, site: torch.Tensor) -> torch.Tensor:
-        """Return the logits of every frame (B, T, num_classes); map and head are affine, so their mean is :meth:`forward`."""
+        """Return the logits of the frames that count (B, frames, num_classes).
+
+        Map and head are affine, so the mean over the frames is :meth:`forward`.
+        """
         states = self.extractor.states(image)
         frames = states.shape[1]
         harmonized = self.harmonizer(states.flatten(0, 1), site.repeat_interleave(frames))

@@ -57,6 +57,8 @@ class SliceCNNLSTM(nn.Module):
         kernel_sizes: their kernels, odd; padding keeps the size.
         strides: of the convolutions; ``(2, 2, 1)`` is the strided stem.
         hidden: size of the LSTM's state, which is the feature.
+        warm_up: first frames whose states do not count (of a short scan half of them): the LSTM starts from zero, and states
+            that tell of the start rather than of the scan would weigh the more the shorter a site's runs are.
         chunk: pictures that go through the CNN at once.
     """
 
@@ -67,10 +69,11 @@ class SliceCNNLSTM(nn.Module):
         kernel_sizes: Sequence[int] = (3, 5, 5),
         strides: Sequence[int] = (1, 1, 1),
         hidden: int = 64,
+        warm_up: int = 8,
         chunk: int = 256,
     ) -> None:
         super().__init__()
-        self.chunk = chunk
+        self.warm_up, self.chunk = warm_up, chunk
         sizes = list(zip((1, *channels), channels, kernel_sizes, strides, strict=False))
         layers: list[nn.Module] = []
         for before, after, kernel, stride in sizes[:-1]:
@@ -89,23 +92,29 @@ class SliceCNNLSTM(nn.Module):
         return self.head(self.forward_features(image, mask))
 
     def forward_features(self, image: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Return the feature (B, hidden): the mean of the LSTM's states over the valid frames.
+        """Return the feature (B, hidden): the mean of the LSTM's states over the valid frames after the warm-up.
 
         Invalid frames must come last: the LSTM runs forwards, so they change no state before them.
+
+        Raises:
+            ValueError: if a scan has no valid frame after the warm-up.
         """
         states = self.states(image)
         if mask is None:
             return states.mean(1)
-        valid = mask.to(states.dtype)[..., None]
+        valid = mask[:, -states.shape[1] :].to(states.dtype)[..., None]
+        if (valid.sum(1) == 0).any():
+            raise ValueError(f"a scan of at most {self.warm_up} frames is too short for this network: leave it out.")
         return (states * valid).sum(1) / valid.sum(1)
 
     def evidence(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the logits of every frame (B, T, num_classes), whose mean over time are the logits of the scan."""
+        """Return the logits of the last frames (B, T - warm-up, num_classes), whose mean are the logits of the scan."""
         return self.head(self.states(image))
 
     def states(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the LSTM's state after every frame, (B, T, hidden)."""
-        return self.lstm(self.frame_features(image))[0]
+        """Return the LSTM's state after every frame but those of the warm-up, (B, T - warm-up, hidden)."""
+        states = self.lstm(self.frame_features(image))[0]
+        return states[:, min(self.warm_up, image.shape[1] // 2) :]
 
     def frame_features(self, image: torch.Tensor) -> torch.Tensor:
         """Return the mean over slices of the CNN's features, (B, T, channels[-1])."""

@@ -205,7 +205,7 @@ class LoadBOLDd(MapTransform):
         time_axis: of a ``.mat`` whose shapes do not say it, ``first`` or ``last``.
 
     Raises:
-        ValueError: for other than two keys, or another ``time_axis``.
+        ValueError: for other than two keys, another ``time_axis``, or a ``voxel_size`` that is not above 0.
     """
 
     def __init__(
@@ -220,6 +220,8 @@ class LoadBOLDd(MapTransform):
             raise ValueError(f"the keys of image and mask are wanted, these are {self.keys}")
         if time_axis not in (None, "first", "last"):
             raise ValueError(f"time_axis is {time_axis!r}: it is 'first', 'last', or left out")
+        if np.min(voxel_size) <= 0:
+            raise ValueError(f"voxel_size is {voxel_size}: sizes in mm are above 0")
         self.voxel_size, self.repetition_time, self.time_axis = voxel_size, repetition_time, time_axis
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

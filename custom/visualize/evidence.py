@@ -26,21 +26,27 @@ def margin(logits: torch.Tensor, target: int) -> torch.Tensor:
 
 
 def write_evidence(
-    logits: torch.Tensor, target: int, class_names: Sequence[str], repetition_time: float | None, stem: Path
+    logits: torch.Tensor,
+    target: int,
+    class_names: Sequence[str],
+    repetition_time: float | None,
+    stem: Path,
+    first_frame: int = 0,
 ) -> dict[str, str]:
     """Write the time course as ``<stem>_evidence.csv`` and ``<stem>_evidence.png``.
 
     Args:
-        logits: of every frame, (T, C).
+        logits: of consecutive frames, (T, C).
         target: class index.
         class_names: in the order of the logits.
         repetition_time: in seconds, ``None`` where it is not known.
         stem: path of the scan's explanation, without suffix.
+        first_frame: number of the first of these frames in the scan.
 
     Returns:
         The files' names, for ``maps.json``.
     """
-    table = evidence_table(logits, target, repetition_time)
+    table = evidence_table(logits, target, repetition_time, first_frame)
     csv, png = (stem.with_name(f"{stem.name}_evidence{suffix}") for suffix in (".csv", ".png"))
     with written_whole(csv) as temporary:
         table.to_csv(temporary, index=False)
@@ -49,13 +55,13 @@ def write_evidence(
     return {"evidence_csv": csv.name, "evidence_png": png.name}
 
 
-def evidence_table(logits: torch.Tensor, target: int, repetition_time: float | None) -> pd.DataFrame:
+def evidence_table(logits: torch.Tensor, target: int, repetition_time: float | None, first_frame: int = 0) -> pd.DataFrame:
     """Return ``frame``, ``seconds`` (the frame's start, where known), ``evidence`` and its ``cumulative_mean``.
 
     The cumulative mean is what the network would say had the scan ended there: its last value is the prediction's.
     """
     evidence = margin(logits.double(), target).cpu().numpy()
-    table = pd.DataFrame({"frame": range(len(evidence)), "evidence": evidence})
+    table = pd.DataFrame({"frame": range(first_frame, first_frame + len(evidence)), "evidence": evidence})
     table["cumulative_mean"] = table["evidence"].expanding().mean()
     if repetition_time is not None:
         table.insert(1, "seconds", table["frame"] * repetition_time)

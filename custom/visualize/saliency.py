@@ -133,7 +133,8 @@ def _time_course(
     with torch.no_grad():
         logits = network.evidence(image.as_tensor()[None], site)[0]
     predicted = int(logits.mean(0).argmax())
-    return predicted, write_evidence(logits, predicted, class_names, image.meta.get("repetition_time"), stem)
+    time, first = image.meta.get("repetition_time"), len(image) - len(logits)
+    return predicted, write_evidence(logits, predicted, class_names, time, stem, first)
 
 
 def _saliency(

@@ -11,7 +11,7 @@ from custom.networks.slice_cnn_lstm import ConvMean
 @pytest.fixture
 def network() -> SliceCNNLSTM:
     torch.manual_seed(0)
-    return SliceCNNLSTM(channels=(4, 6, 8), hidden=5).double()
+    return SliceCNNLSTM(channels=(4, 6, 8), hidden=5, warm_up=2).double()
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_equals_the_plain_form(network: SliceCNNLSTM, image: torch.Tensor):
             slices.append(nn.functional.conv2d(h, last.weight, last.bias, padding=last.padding).mean((2, 3)))
         frames.append(torch.stack(slices).mean(0))
     states, _ = network.lstm(torch.stack(frames, 1))
-    torch.testing.assert_close(network(image), network.head(states.mean(1)))
+    torch.testing.assert_close(network(image), network.head(states[:, 2:].mean(1)))
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 42])
@@ -96,7 +96,7 @@ def test_invalid_frames_count_for_nothing(network: SliceCNNLSTM, image: torch.Te
 
 
 def test_evidence_of_the_frames_has_the_logits_as_its_mean(network: SliceCNNLSTM, image: torch.Tensor):
-    assert network.evidence(image).shape == (2, 7, 2)
+    assert network.evidence(image).shape == (2, 5, 2)
     torch.testing.assert_close(network.evidence(image).mean(1), network(image))
     torch.testing.assert_close(network.head(network.forward_features(image)), network(image))
 
@@ -110,3 +110,23 @@ def test_the_strided_stem_reaches_every_parameter(image: torch.Tensor):
     network = SliceCNNLSTM(strides=(2, 2, 1)).double()
     network(image).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.parameters())
+
+
+def test_the_start_of_the_lstm_does_not_count_whatever_the_length(image: torch.Tensor):
+    """A scan that goes on as it began has the same feature whether it is long or short, once the warm-up is left out."""
+    network = SliceCNNLSTM(channels=(4, 6, 8), hidden=5, warm_up=40).double()
+    still = image[:, :1].expand(2, 100, 9, 8, 3)
+    torch.testing.assert_close(network(still), network(still[:, :80]), atol=1e-6, rtol=0)
+    network.warm_up = 0
+    assert (network(still) - network(still[:, :80])).abs().max() > 1e-4
+
+
+def test_half_of_a_short_scan_is_warm_up(network: SliceCNNLSTM, image: torch.Tensor):
+    network.warm_up = 50
+    assert network.evidence(image).shape == (2, 4, 2)
+
+
+def test_a_padded_scan_within_the_warm_up_is_refused(network: SliceCNNLSTM, image: torch.Tensor):
+    mask = torch.arange(7)[None] < torch.tensor([7, 2])[:, None]
+    with pytest.raises(ValueError, match="at most 2 frames"):
+        network(image, mask)
