@@ -179,6 +179,12 @@ def test_resume_after_kill_equals_uninterrupted(case: Case, trained: Paths, tmp_
         assert_equal(weights(tmp_path / "models" / name), weights(trained.models / name))
 
 
+def test_validation_every_second_epoch(case: Case, prepared: Paths, tmp_path: Path) -> None:
+    paths = Paths(tmp_path).train | {"dataset_dir": prepared.data}
+    run_workflow(case, "train", epochs=2, val_interval=2, **paths, **case.train)
+    assert weights(tmp_path / "models/last.pt")["evaluator"]["best_metric_epoch"] == 2
+
+
 def assert_equal(one: dict, other: dict) -> None:
     assert one.keys() == other.keys()
     for key, value in one.items():

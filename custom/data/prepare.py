@@ -137,7 +137,13 @@ def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: st
     """Return what was written of a record, now or in an earlier run, or the reason why not."""
     done = folder / "images" / f"{record.name}.json"
     if done.is_file():
-        rows = json.loads(done.read_text())
+        content = json.loads(done.read_text())
+        if content["source"] != record.image:
+            raise ValueError(
+                f"{folder} holds what {content['source']} was prepared to, and {record.image} is called {record.name} too: "
+                "give another --dataset_dir."
+            )
+        rows = content["images"]
         if all((folder / row["image"]).is_file() for row in rows):
             return record.name, rows
     try:
@@ -149,7 +155,7 @@ def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: st
         return record.name, f"{type(cause).__name__}: {cause}"
     rows = [_write(record, item, folder, dtype) for item in (items if isinstance(items, list) else [items])]
     with written_whole(done) as temporary:
-        temporary.write_text(json.dumps(rows))
+        temporary.write_text(json.dumps({"source": record.image, "images": rows}))
     return record.name, rows
 
 

@@ -6,6 +6,7 @@ the parts are disjoint in ``group``; together they hold every record; the same s
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -63,6 +64,11 @@ class _ByGroup:
             raise ValueError(
                 f"cannot make {n_splits} folds of {len(set(groups))} values of '{self.group}': "
                 "lower n_splits, raise the fraction, or add data."
+            )
+        if max(Counter(strata).values()) < n_splits:
+            raise ValueError(
+                f"no value of {' and '.join(columns)} has {n_splits} scans, one per fold: stratify by less "
+                "(--split::stratify label), lower n_splits or raise the fraction."
             )
         splitter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=self.seed)
         return candidates[list(splitter.split(candidates, strata, groups))[fold][1]]

@@ -5,7 +5,7 @@ from .gradient_clipping import GradientClipping
 from .predictions import PredictionsTable, SubjectMetric
 from .tensorboard import TensorBoardGraph
 from .training_state import EpochSeed, TrainingState
-from .weights import BestModel, InitialWeights, VerifiedCheckpointLoader
+from .weights import BestModel, InitialWeights, SameGrid, VerifiedCheckpointLoader
 
 __all__ = [
     "BestModel",
@@ -16,6 +16,7 @@ __all__ = [
     "GradientClipping",
     "InitialWeights",
     "PredictionsTable",
+    "SameGrid",
     "SubjectMetric",
     "TensorBoardGraph",
     "TrainingState",

@@ -10,16 +10,18 @@ from typing import Any
 
 import ignite
 import monai
+import nibabel as nib
 import torch
 from ignite import distributed as idist
 from ignite.engine import Engine, Events
+from monai.data.utils import affine_to_spacing
 from monai.handlers import CheckpointLoader
 
 from ..data.datalist import hashed, subjects
 from ..networks import load_initial_weights
 from ..paths import written_whole
 
-__all__ = ["BestModel", "InitialWeights", "VerifiedCheckpointLoader"]
+__all__ = ["BestModel", "InitialWeights", "SameGrid", "VerifiedCheckpointLoader"]
 
 
 class BestModel:
@@ -57,6 +59,7 @@ class BestModel:
             "class_names": self.datalist["class_names"],
             "key_metric": {"name": engine.state.key_metric_name, "value": float(engine.state.best_metric)},
             "epoch": engine.state.epoch,
+            "grid": grid_of(self.datalist["training"][0]["image"]),
             "split_digest": self.datalist["split"]["digest"],
             "seen_subjects": [hashed(s) for s in subjects(seen)],
             "versions": {
@@ -66,6 +69,42 @@ class BestModel:
                 "ignite": ignite.__version__,
             },
         }
+
+
+def grid_of(path: str) -> dict[str, list[float]]:
+    """Return voxels per axis and their size in mm of a prepared image."""
+    image = nib.load(path)
+    return {"shape": list(image.shape[:3]), "spacing": [round(float(size), 3) for size in image.header.get_zooms()[:3]]}
+
+
+class SameGrid:
+    """Refuse scans that were prepared to another grid than the network was trained on: it would predict all the same.
+
+    Args:
+        ckpt_path: of ``model.pt``, beside whose ``model.json`` says the grid; weights without one are not checked.
+    """
+
+    def __init__(self, ckpt_path: str) -> None:
+        self.provenance = Path(ckpt_path).with_suffix(".json")
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Raise ValueError naming the scan and both grids."""
+        if not self.provenance.is_file():
+            return
+        trained = json.loads(self.provenance.read_text())["grid"]
+        for item in engine.state.batch:
+            image = item["image"]
+            spacing = [round(float(size), 3) for size in affine_to_spacing(image.affine)[:3]]
+            found = {"shape": list(image.shape[-3:]), "spacing": spacing}
+            if found != trained:
+                name = image.meta.get("filename_or_obj")
+                raise ValueError(
+                    f"{name} was prepared to the grid {found}, the network was trained on {trained}: give the settings of its "
+                    "preprocess.json."
+                )
 
 
 class VerifiedCheckpointLoader(CheckpointLoader):

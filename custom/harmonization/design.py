@@ -54,6 +54,8 @@ def _coded(name: str, column: pd.Series) -> tuple[str, np.ndarray]:
     if numbers.notna().any():
         raise ValueError(f"{name} mixes numbers and texts such as {column[numbers.isna()].iloc[0]!r}: correct the table.")
     values = sorted(set(map(str, column)))
+    if len(values) == 1:
+        raise ValueError(f"{name} is {values[0]} for everybody: leave it out of the covariates.")
     if len(values) != 2:
         raise ValueError(f"{name} has the values {', '.join(values[:5])}: code texts other than of two values as numbers.")
     return f"{name}={values[1]}", (column.map(str) == values[1]).to_numpy(float)

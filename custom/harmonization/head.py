@@ -90,6 +90,9 @@ def fit_head(
     network.extractor.load_state_dict(torch.load(extractor, map_location=device, weights_only=True))
     network.harmonizer.load_state_dict(torch.load(harmonizer, map_location=device, weights_only=True))
     table = pd.read_csv(features, dtype={"subject": str, "site": str}, float_precision="round_trip")
+    unseen = sorted(set(table["site"]) - set(network.harmonizer.sites))
+    if unseen:
+        raise ValueError(f"no training subject is of site {', '.join(unseen)}, validation subjects are: split again by site.")
     raw = table[feature_columns(table)].to_numpy()
     harmonized = apply_to_table(network.harmonizer, raw, table["site"])
     training = (table["part"] == "training").to_numpy()

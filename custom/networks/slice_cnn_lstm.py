@@ -87,6 +87,19 @@ class SliceCNNLSTM(nn.Module):
         self.lstm = nn.LSTM(channels[-1], hidden, batch_first=True)
         self.head = nn.Linear(hidden, num_classes)
 
+    def get_extra_state(self) -> torch.Tensor:
+        """Return what the weights' shapes do not show: the strides, and the warm-up."""
+        strides = [layer.stride[0] for layer in self.encoder if isinstance(layer, nn.Conv2d)]
+        return torch.tensor([*strides, self.warm_up])
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Refuse weights that were trained with other strides: they would fit, and predict something else."""
+        if state.tolist() != self.get_extra_state().tolist():
+            raise ValueError(
+                f"these weights were trained with strides and warm-up {state.tolist()}, the network has "
+                f"{self.get_extra_state().tolist()}: name the overlay that they were trained with."
+            )
+
     def forward(self, image: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """(B, T, X, Y, Z), and (B, T) true where a frame is valid → logits (B, num_classes)."""
         return self.head(self.forward_features(image, mask))

@@ -78,6 +78,8 @@ class CheckBOLDd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if not 0 <= max_nan_fraction < 1:
+            raise ValueError(f"max_nan_fraction is {max_nan_fraction:g}; it is a fraction, 0.05 means 5 %.")
         self.mask_key, self.max_nan_fraction = mask_key, max_nan_fraction
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -308,3 +308,10 @@ def test_two_processes_write_the_same_bytes_as_one(tmp_path: Path):
     assert one == two
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert len(contents(tmp_path / "one" / "images")) == 3 * (2 + 1) + 1
+
+
+def test_images_of_another_study_are_not_taken_up(tmp_path: Path):
+    """The same names below another folder."""
+    run(make_study(tmp_path / "raw"), tmp_path / "data")
+    with pytest.raises(ValueError, match="is called s0 too: give another --dataset_dir"):
+        run(make_study(tmp_path / "other"), tmp_path / "data")

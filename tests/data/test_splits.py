@@ -135,3 +135,10 @@ def test_what_cannot_be_split_is_refused(split: Split, message: str):
 def test_an_unlabelled_scan_cannot_be_stratified():
     with pytest.raises(ValueError, match="has no 'label'"):
         HoldOut().parts([*scans(), Record("new", "new", "new.img")])
+
+
+def test_strata_that_are_too_small_for_the_folds_are_named():
+    records = [Record(f"{i}", f"{i}", f"{i}.nii", i // 4 % 2, {"site": f"S{i % 4}"}) for i in range(40)]
+    with pytest.raises(ValueError, match="no value of site and label has 5 scans.*stratify by less"):
+        HoldOut(stratify=["site", "label"]).parts(records)
+    assert set(HoldOut(stratify=["site"], test=0.25).parts(records)) == {"training", "validation", "test"}

@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from ignite import distributed as idist
 from ignite.engine import Engine
 from ignite.metrics import Metric
+from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler
 
+from custom.data import PARTS
 from custom.data.datalist import hashed
-from custom.handlers import BestModel, InitialWeights, TrainingState, VerifiedCheckpointLoader
+from custom.handlers import BestModel, InitialWeights, SameGrid, TrainingState, VerifiedCheckpointLoader
 
 CPU = torch.device("cpu")
 DATALIST = {
@@ -45,6 +49,14 @@ class Scripted(Metric):
         return self.scores[self.epoch - 1]
 
 
+def _with_image(folder: Path) -> dict[str, Any]:
+    """The datalist, whose images are all the same one."""
+    image = folder.parent / "image.nii"
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), np.diag([2, 2, 3, 1])), image)
+    rows = {part: [{**row, "image": str(image)} for row in DATALIST[part]] for part in PARTS}
+    return DATALIST | rows
+
+
 def train(folder: Path, scores: Sequence[float], epochs: int, resume: bool = False) -> torch.nn.Module:
     """Train a small network whose validations score as listed; write model.pt, model.json and last.pt."""
     torch.manual_seed(0)
@@ -55,7 +67,7 @@ def train(folder: Path, scores: Sequence[float], epochs: int, resume: bool = Fal
         val_data_loader=[BATCH],
         network=network,
         key_val_metric={"score": Scripted(scores)},
-        val_handlers=[BestModel(network, str(folder / "model.pt"), DATALIST)],
+        val_handlers=[BestModel(network, str(folder / "model.pt"), _with_image(folder))],
         decollate=False,
     )
     objects = {"model": network, "optimizer": optimizer}
@@ -184,3 +196,17 @@ def test_a_resumed_run_goes_on_from_its_state_not_from_the_initial_weights(tmp_p
     TrainingState(str(state), {"model": network}, engine, DATALIST, resume=True).attach(engine)
     engine.run([0])
     assert torch.equal(network.weight, trained)
+
+
+def test_the_grid_of_the_training_is_kept_and_another_is_refused(tmp_path: Path):
+    train(tmp_path, [0.5], 1)
+    assert json.loads((tmp_path / "model.json").read_text())["grid"] == {"shape": [4, 5, 6], "spacing": [2, 2, 3]}
+    check = SameGrid(str(tmp_path / "model.pt"))
+    engine = Engine(lambda engine, batch: None)
+    for shape, spacing in (((1, 4, 5, 6), (2, 2, 3)), ((7, 4, 5, 6), (2, 2, 3))):
+        engine.state.batch = [{"image": MetaTensor(torch.zeros(shape), affine=torch.diag(torch.tensor([*spacing, 1.0])))}]
+        check(engine)
+    for shape, spacing in (((1, 4, 5, 7), (2, 2, 3)), ((1, 4, 5, 6), (2, 2, 2))):
+        engine.state.batch = [{"image": MetaTensor(torch.zeros(shape), affine=torch.diag(torch.tensor([*spacing, 1.0])))}]
+        with pytest.raises(ValueError, match="trained on"):
+            check(engine)

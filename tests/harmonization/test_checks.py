@@ -183,8 +183,8 @@ def test_text_columns_are_coded_by_name(study):
     np.testing.assert_array_equal(text.gamma_star, coded.gamma_star)
     texts = study.covariates.assign(age=study.covariates.age.map(repr))
     np.testing.assert_array_equal(estimate_combat(study.x, study.site, texts, subjects=study.subject).beta, text.beta)
-    for wrong in (["a", "b", "c"], ["a", "a", "a"]):
-        with pytest.raises(ValueError, match="hand has the values a"):
+    for wrong, said in (["a", "b", "c"], "hand has the values a, b, c"), (["a", "a", "a"], "hand is a for everybody"):
+        with pytest.raises(ValueError, match=said):
             fit(study, covariates=study.covariates.assign(hand=wrong * 19))
     with pytest.raises(ValueError, match="age mixes numbers and texts such as 'old'"):
         fit(study, covariates=study.covariates.assign(age=["12", "13", "old"] * 19))

@@ -106,6 +106,13 @@ def test_slices_have_no_order_and_frames_have_one(network: SliceCNNLSTM, image: 
     assert not torch.allclose(network(image.flip(1)), network(image))
 
 
+def test_weights_of_other_strides_are_refused_though_they_fit():
+    state = SliceCNNLSTM(strides=(2, 2, 1)).state_dict()
+    SliceCNNLSTM(strides=(2, 2, 1)).load_state_dict(state)
+    with pytest.raises(ValueError, match="name the overlay"):
+        SliceCNNLSTM().load_state_dict(state)
+
+
 def test_the_strided_stem_reaches_every_parameter(image: torch.Tensor):
     network = SliceCNNLSTM(strides=(2, 2, 1)).double()
     network(image).square().sum().backward()

@@ -81,3 +81,8 @@ def test_a_change_is_seen_beside_missing_values():
     image[3, 2, 2, 2] = 1
     with pytest.raises(BadScan, match="no voxel of the brain changes"):
         check_bold(image, brain())
+
+
+def test_a_percentage_is_not_a_fraction():
+    with pytest.raises(ValueError, match="5 %"):
+        CheckBOLDd(max_nan_fraction=5)
