@@ -34,7 +34,7 @@ class HarmonizedClassifier(nn.Module):
         self.extractor = extractor
         self.harmonizer = SiteAffine(num_features, sites)
         self.head = nn.Linear(num_features, num_classes)
-        self.register_load_state_dict_post_hook(_refuse_foreign_extractor)
+        self.register_load_state_dict_post_hook(_check_extractor)
 
     def forward(self, image: torch.Tensor, site: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """(B, T, X, Y, Z), (B,) rows of ``harmonizer.index``, (B, T) validity of the frames → logits (B, num_classes)."""
@@ -51,13 +51,18 @@ class HarmonizedClassifier(nn.Module):
         return self.head(harmonized).unflatten(0, (-1, frames))
 
 
-def _refuse_foreign_extractor(network: HarmonizedClassifier, _: Any) -> None:
-    digest = network.harmonizer.feature_digest
-    if digest and digest != weights_digest(network.extractor):
-        raise ValueError(
-            "the harmonizer was fitted on the features of another extractor than the one it is loaded with: run the stages of "
-            "harmonization and head again."
-        )
+    def check_extractor(self) -> None:
+        """Raise ValueError if the harmonizer was fitted on another extractor's features; done whenever a state is loaded."""
+        digest = self.harmonizer.feature_digest
+        if digest and digest != weights_digest(self.extractor):
+            raise ValueError(
+                "the harmonizer was fitted on the features of another extractor than the one it is loaded with: run the stages "
+                "of harmonization and head again."
+            )
+
+
+def _check_extractor(network: HarmonizedClassifier, _: Any) -> None:
+    network.check_extractor()
 
 
 class SiteInput(PrepareBatch):

@@ -103,7 +103,7 @@ def fit_head(
         found[name] = _validation_figures(head, x[~training], labels[~training], table["site"][~training].to_numpy())
         logger.info(f"validation AUC with {name} features: {found[name]}")
     network.head.load_state_dict(head.state_dict())
-    network.load_state_dict(network.state_dict())  # runs the check that harmonizer and extractor belong together
+    network.check_extractor()
     if is_writer:
         _save(network, Path(path), json.loads(Path(extractor).with_suffix(".json").read_text()), found)
     return found
