@@ -50,7 +50,6 @@ class HarmonizedClassifier(nn.Module):
         harmonized = self.harmonizer(states.flatten(0, 1), site.repeat_interleave(frames))
         return self.head(harmonized).unflatten(0, (-1, frames))
 
-
     def check_extractor(self) -> None:
         """Raise ValueError if the harmonizer was fitted on another extractor's features; done whenever a state is loaded."""
         digest = self.harmonizer.feature_digest
