@@ -97,11 +97,14 @@ def test_other_predictions_are_refused(tmp_path, change, message):
         evaluate(path, study(), BASELINES, str(tmp_path), n_bootstrap=10)
 
 
-def test_column_that_some_subjects_lack_is_an_error(tmp_path):
-    datalist = copy.deepcopy(study())
-    datalist["training"][0]["Age"] = datalist["training"][1]["Age"] = None
-    with pytest.raises(ValueError, match="'Age' for 0020"):
-        run(tmp_path, datalist)
+def test_baseline_of_a_column_that_some_subjects_lack_is_unavailable_and_says_whom(tmp_path):
+    """In training or in test; one of a thousand without a value must not stop the evaluation."""
+    for part, name in (("training", "0020"), ("test", "0000")):
+        datalist = copy.deepcopy(study())
+        datalist[part][0]["Age"] = datalist[part][1]["Age"] = None
+        found = run(tmp_path / part, datalist)
+        assert f"no 'Age' for {name}" in found["unavailable"]["age"]
+        assert "age" not in found["models"]
 
 
 def test_intervals_are_over_subjects_when_the_unit_is_a_block(tmp_path):
