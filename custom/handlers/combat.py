@@ -6,15 +6,13 @@ extractor invalidates the map, which therefore carries the digest of the extract
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import torch
 from ignite import distributed as idist
 from ignite.engine import Engine, Events
-from torch.utils.data import DataLoader
 
 from ..harmonization import HarmonizedClassifier, SiteAffine, admit_sites, fit_combat, weights_digest
 from ..metrics.features import feature_columns
@@ -22,8 +20,6 @@ from ..paths import written_whole
 from .features import FeatureTable
 
 __all__ = ["ComBat", "UnseenSites"]
-
-logger = logging.getLogger(__name__)
 
 
 class ComBat:
@@ -89,21 +85,18 @@ class UnseenSites:
 
     Args:
         network: whose weights an earlier handler loads.
-        data: the scans, each with its ``site``.
-        dataloader: of the same scans, for the pass that ``adapt`` needs.
+        dataloader: of the scans; each item of its dataset's ``data`` has a ``site``.
         policy: ``error``, ``identity`` or ``adapt``, see :py:func:`custom.harmonization.admit_sites`.
     """
 
-    def __init__(
-        self, network: HarmonizedClassifier, data: Sequence[Mapping[str, Any]], dataloader: DataLoader, policy: str = "error"
-    ) -> None:
-        self.network, self.data, self.dataloader, self.policy = network, data, dataloader, policy
+    def __init__(self, network: HarmonizedClassifier, dataloader: Any, policy: str = "error") -> None:
+        self.network, self.dataloader, self.policy = network, dataloader, policy
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        sites = [str(row["site"]) for row in self.data]
+        sites = [str(row["site"]) for row in self.dataloader.dataset.data]
         unseen = set(sites) - set(self.network.harmonizer.sites)
         if not (unseen and self.policy == "adapt"):
             admit_sites(self.network.harmonizer, sites, self.policy)

@@ -81,20 +81,20 @@ class SameGrid:
     """Refuse scans that were prepared to another grid than the network was trained on: it would predict all the same.
 
     Args:
-        ckpt_path: of ``model.pt``, beside whose ``model.json`` says the grid; weights without one are not checked.
+        ckpt_path: of ``model.pt``, beside whose ``model.json`` says the grid; without it the log says that nothing is checked.
     """
 
     def __init__(self, ckpt_path: str) -> None:
         self.provenance = Path(ckpt_path).with_suffix(".json")
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Raise ValueError naming the scan and both grids."""
         if not self.provenance.is_file():
+            engine.logger.warning(f"{self.provenance} is missing: whether scans have the grid of the training is not checked.")
             return
-        trained = json.loads(self.provenance.read_text())["grid"]
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self, json.loads(self.provenance.read_text())["grid"])
+
+    def __call__(self, engine: Engine, trained: dict[str, list[float]]) -> None:
+        """Raise ValueError naming the scan and both grids."""
         for item in engine.state.batch:
             image = item["image"]
             spacing = [round(float(size), 3) for size in affine_to_spacing(image.affine)[:3]]

@@ -7,7 +7,7 @@ from .classifier import HarmonizedClassifier, SiteInput
 from .digest import weights_digest
 from .export import export_onnx
 from .fit import CombatEstimates, estimate_combat, fit_combat
-from .head import apply_to_table, fit_head
+from .head import apply_to_table, fit_head, logistic_ridge
 from .quality import compare, site_quality
 from .unseen import UNSEEN_POLICIES, admit_sites
 
@@ -25,6 +25,7 @@ __all__ = [
     "export_onnx",
     "fit_combat",
     "fit_head",
+    "logistic_ridge",
     "site_quality",
     "weights_digest",
 ]

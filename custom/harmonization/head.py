@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from ignite import distributed as idist
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -58,13 +59,7 @@ def linear_head(features: np.ndarray, labels: Sequence[int], num_classes: int, s
 
 
 def fit_head(
-    network: HarmonizedClassifier,
-    extractor: str,
-    harmonizer: str,
-    features: str,
-    path: str,
-    strength: float = 0.1,
-    is_writer: bool = True,
+    network: HarmonizedClassifier, extractor: str, harmonizer: str, features: str, path: str, strength: float = 0.1
 ) -> dict[str, Any]:
     """Fit the head on the training subjects' harmonized features and save the whole network.
 
@@ -75,7 +70,6 @@ def fit_head(
         features: path of the table of the harmonization stage: ``subject``, ``part``, ``site``, ``label``, ``f0`` ….
         path: of ``model.pt``.
         strength: of :func:`logistic_ridge`.
-        is_writer: whether this process writes.
 
     Returns:
         The validation subjects' AUC with and without harmonization, pooled and within site, as ``model.json`` holds it.
@@ -104,7 +98,7 @@ def fit_head(
         logger.info(f"validation AUC with {name} features: {found[name]}")
     network.head.load_state_dict(head.state_dict())
     network.check_extractor()
-    if is_writer:
+    if idist.get_rank() == 0:
         _save(network, Path(path), json.loads(Path(extractor).with_suffix(".json").read_text()), found)
     return found
 

@@ -11,7 +11,6 @@ elsewhere misleads there.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ from tqdm import tqdm
 
 from ..data.abide import PHENOTYPES
 from .bold import Noise, ar1, bold_noise, brain_mask, parcels
+from .folder import MARKER, make_room
 
-__all__ = ["MARKER", "Person", "Site", "draw_people", "draw_sites", "simulate_scan", "write_study"]
+__all__ = ["Person", "Site", "draw_people", "draw_sites", "simulate_scan", "write_study"]
 
-MARKER = "SYNTHETIC"
 ASD, CONTROL = 1, 2  # DX_GROUP of ABIDE
 N_REGIONS, IN_NETWORK = 16, 8
 COUPLING = {CONTROL: 0.7, ASD: 0.15}  # share of the variance that the network's regions have in common, at effect 1
@@ -98,7 +97,7 @@ def write_study(
         FileExistsError: ``raw_dir`` holds something that is not a synthetic study.
     """
     root = Path(raw_dir)
-    _make_room(root)
+    make_room(root, "*")
     sites = draw_sites(n_sites, n_frames, seed)
     people = list(draw_people(sites, subjects_per_site, effect, seed))
     mask = brain_mask(shape)
@@ -188,14 +187,3 @@ def _write_mat(path: Path, scan: np.ndarray, mask: np.ndarray, person: Person) -
         group["orig"] = scan.transpose(order)
         group["mask"] = (mask if person.site.plain_order else mask.T).astype(np.uint8)
         group["dx"] = np.array([[float(person.dx)]])
-
-
-def _make_room(root: Path) -> None:
-    if root.exists() and any(root.iterdir()) and not (root / MARKER).exists():
-        raise FileExistsError(
-            f"{root} holds files but no {MARKER} marker, so they may be real scans: "
-            "name another folder for the synthetic study, or empty this one"
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    for folder in (p for p in root.iterdir() if p.is_dir()):
-        shutil.rmtree(folder)

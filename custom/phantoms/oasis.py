@@ -11,7 +11,6 @@ CDR 0 below sixty from the rest, as in the real study; ``age_min=60`` asks the q
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +21,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from .folder import MARKER, make_room
 from .head import Scan, draw_anatomy, scan_head, simulate_head
 
 __all__ = ["COLUMNS", "Person", "draw_people", "severity_of", "simulate_head", "write_study"]
@@ -43,7 +43,6 @@ INDIVIDUAL = 0.15  # standard deviation of the severity that nothing in the tabl
 PERSON, ANATOMY, TABLE = 0, 100, 200  # random streams of a subject; 1 and 2 are its sessions
 GOLDEN = (5**0.5 - 1) / 2
 PER_DISC = 12
-MARKER = "SYNTHETIC"
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def write_study(
     if n_subjects < 1:
         raise ValueError(f"n_subjects is {n_subjects}: a study needs at least one subject")
     raw_dir = Path(raw_dir)
-    _make_room(raw_dir)
+    make_room(raw_dir, "disc*")
     people = list(islice(draw_people(seed, effect, with_cdr_only, age_min), n_subjects))
     (raw_dir / MARKER).write_text(
         f"Synthetic study, made by custom.phantoms.oasis: no scan and no person is real.\n"
@@ -191,14 +190,3 @@ def _write_analyze(path: Path, volume: np.ndarray, voxel_size: float) -> None:
     image.header.set_zooms((voxel_size,) * 3 + (1.0,))
     path.parent.mkdir(parents=True, exist_ok=True)
     image.to_filename(path)
-
-
-def _make_room(raw_dir: Path) -> None:
-    if raw_dir.exists() and any(raw_dir.iterdir()) and not (raw_dir / MARKER).exists():
-        raise FileExistsError(
-            f"{raw_dir} holds files but no {MARKER} marker, so they may be real scans: "
-            "name another folder for the synthetic study, or empty this one"
-        )
-    raw_dir.mkdir(parents=True, exist_ok=True)
-    for disc in raw_dir.glob("disc*"):
-        shutil.rmtree(disc)

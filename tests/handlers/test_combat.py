@@ -143,7 +143,7 @@ def fitted(tmp_path: Path) -> HarmonizedClassifier:
 def admit(model: HarmonizedClassifier, scans: list[dict], policy: str) -> None:
     loader = DataLoader(Dataset(scans), batch_size=4)
     evaluator = SupervisedEvaluator(device=torch.device("cpu"), val_data_loader=loader, network=model.extractor)
-    UnseenSites(model, scans, loader, policy).attach(evaluator)
+    UnseenSites(model, loader, policy).attach(evaluator)
     evaluator.add_event_handler(Events.STARTED, evaluator.terminate)
     evaluator.run()
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ignite import distributed as idist
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
@@ -201,12 +201,12 @@ def test_a_resumed_run_goes_on_from_its_state_not_from_the_initial_weights(tmp_p
 def test_the_grid_of_the_training_is_kept_and_another_is_refused(tmp_path: Path):
     train(tmp_path, [0.5], 1)
     assert json.loads((tmp_path / "model.json").read_text())["grid"] == {"shape": [4, 5, 6], "spacing": [2, 2, 3]}
-    check = SameGrid(str(tmp_path / "model.pt"))
     engine = Engine(lambda engine, batch: None)
+    SameGrid(str(tmp_path / "model.pt")).attach(engine)
     for shape, spacing in (((1, 4, 5, 6), (2, 2, 3)), ((7, 4, 5, 6), (2, 2, 3))):
         engine.state.batch = [{"image": MetaTensor(torch.zeros(shape), affine=torch.diag(torch.tensor([*spacing, 1.0])))}]
-        check(engine)
+        engine.fire_event(Events.ITERATION_COMPLETED)
     for shape, spacing in (((1, 4, 5, 7), (2, 2, 3)), ((1, 4, 5, 6), (2, 2, 2))):
         engine.state.batch = [{"image": MetaTensor(torch.zeros(shape), affine=torch.diag(torch.tensor([*spacing, 1.0])))}]
         with pytest.raises(ValueError, match="trained on"):
-            check(engine)
+            engine.fire_event(Events.ITERATION_COMPLETED)
