@@ -1,4 +1,4 @@
-"""k-fold cross-validation of a bundle, and its leak detector: every fold is trained and tested by the bundle's own configs.
+"""Cross-validation of a bundle, and its leak detector: every fold is trained and tested by the bundle's own configs.
 
     python scripts/cross_validate.py bundles/<bundle> <dataset_dir> <output_dir> --overlays "['resnet18','binary']"
 
@@ -20,7 +20,8 @@ import torch
 from joblib import Parallel, delayed
 from monai.bundle import ConfigWorkflow
 
-from custom.data import KFold, split_again
+from custom.data import PARTS, KFold, LeaveOneGroupOut, LeaveOneRunOut, read_datalist, split_again
+from custom.data.splits import Split
 from custom.metrics import evaluate_folds, probability_columns, read_predictions, summarise_permutations
 from custom.paths import written_whole
 from custom.visualize import write_report
@@ -34,6 +35,8 @@ def cross_validate(
     n_splits: int = 5,
     fold_seed: int = 0,
     stratify: Sequence[str] = ("label",),
+    leave_out: str | None = None,
+    within_subjects: bool = False,
     seeds: Sequence[int] = (0,),
     permutations: int = 0,
     num_workers: int = 2,
@@ -49,6 +52,8 @@ def cross_validate(
         n_splits: number of folds.
         fold_seed: of the split into folds.
         stratify: columns of the datalist whose values (together) the folds share out evenly, such as site and label.
+        leave_out: column of the datalist, such as the dataset: instead of ``n_splits`` folds, one fold for each of its values.
+        within_subjects: the column tells runs of the same subjects apart, who then stand in every part.
         seeds: networks trained per fold; their probabilities are averaged.
         permutations: if above 0, the leak detector instead: so many trainings with labels permuted among subjects, one
             fold each, in turn; the mean figure must be at chance.
@@ -57,13 +62,18 @@ def cross_validate(
     """
     out = Path(output_dir).resolve()
     configs = [str(Path(bundle) / "configs" / f"{name}.json") for name in ("train", *overlays)]
-    lists = [out / f"fold{k}" / "datalist.json" for k in range(n_splits)]
-    for k, path in enumerate(lists):
-        split_again(
-            Path(dataset_dir) / "datalist.json", KFold(n_splits=n_splits, fold=k, seed=fold_seed, stratify=list(stratify)), path
-        )
+    source = Path(dataset_dir) / "datalist.json"
+    if leave_out is None:
+        splits: list[Split] = [
+            KFold(n_splits=n_splits, fold=k, seed=fold_seed, stratify=list(stratify)) for k in range(n_splits)
+        ]
+    else:
+        splits = _one_out(source, leave_out, within_subjects, fold_seed, stratify)
+    lists = [out / f"fold{k}" / "datalist.json" for k in range(len(splits))]
+    for split, path in zip(splits, lists, strict=True):
+        split_again(source, split, path)
     if permutations:
-        runs = [(lists[p % n_splits], out / f"permutation{p}", {"permutation_seed": p}) for p in range(permutations)]
+        runs = [(lists[p % len(lists)], out / f"permutation{p}", {"permutation_seed": p}) for p in range(permutations)]
         configs.append(str(Path(bundle) / "configs" / "permuted_labels.json"))
     else:
         runs = [(path, path.parent, {}) for path in lists]
@@ -80,6 +90,15 @@ def cross_validate(
         return json.dumps(summarise_permutations(folders, str(out)))
     evaluate_folds(folders, str(out))
     return write_report(str(out))
+
+
+def _one_out(source: Path, column: str, within_subjects: bool, seed: int, stratify: Sequence[str]) -> list[Split]:
+    """Return the split that leaves out each value of a column in turn."""
+    content = read_datalist(source)
+    values = sorted({str(row.get(column)) for part in PARTS for row in content[part]})
+    if within_subjects:
+        return [LeaveOneRunOut(column=column, held_out=value) for value in values]
+    return [LeaveOneGroupOut(column=column, held_out=value, seed=seed, stratify=list(stratify)) for value in values]
 
 
 def _workflow(configs: Sequence[str], datalist: Path, folder: Path, override: dict[str, Any]) -> ConfigWorkflow:
@@ -128,8 +147,8 @@ def _judge(
     """Average the seeds' probabilities and write the fold's figures beside the baselines."""
     tables = [read_predictions(f / "predictions.csv") for f in seed_folders]
     columns = probability_columns(tables[0])
-    mean = tables[0].copy()
-    mean[columns] = sum(t.set_index("subject").loc[mean["subject"], columns].to_numpy() for t in tables) / len(tables)
+    mean, unit = tables[0].copy(), tables[0].columns[0]  # what votes together comes first
+    mean[columns] = sum(t.set_index(unit).loc[mean[unit], columns].to_numpy() for t in tables) / len(tables)
     mean["predicted"] = mean[columns].to_numpy().argmax(1)
     with written_whole(folder / "predictions.csv") as temporary:
         mean.drop(columns="predicted_class").to_csv(temporary, index=False)

@@ -1,15 +1,20 @@
-"""Download a public study: ``python scripts/download.py abide RAW --n_subjects 10``; repeat it to go on where it stopped."""
+"""Download a public study; repeat the command to go on where it stopped.
+
+``python scripts/download.py abide RAW --n_subjects 10``
+``python scripts/download.py openneuro RAW --datasets "['ds000052']" --include "['*_task-weatherprediction_*']"``
+"""
 
 from __future__ import annotations
 
 import fire
 
 from custom.data.abide_fetch import fetch as abide
+from custom.data.openneuro_fetch import fetch_openneuro as openneuro
 
 
 def main() -> None:
     """Command line: one subcommand per study; prints the folder to give as ``--raw_dir``."""
-    fire.Fire({"abide": abide})
+    fire.Fire({"abide": abide, "openneuro": openneuro})
 
 
 if __name__ == "__main__":

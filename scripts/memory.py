@@ -1,7 +1,7 @@
-"""Memory of a bundle: ``python scripts/memory.py oasis`` or ``abide``.
+"""Memory of a bundle: ``python scripts/memory.py oasis``, ``abide``, or ``fmri`` for the two decoders.
 
 Prints the peak of preparation for few and for many subjects, and the memory of training: at the end of each epoch of the 3D
-network, or the peak of a step on one whole scan of the slice CNN-LSTM.
+network, or the peak of a step on one whole scan of the others.
 """
 
 from __future__ import annotations
@@ -25,10 +25,15 @@ OASIS = BUNDLES / "oasis_mri_alzheimers_classification" / "configs"
 ABIDE = BUNDLES / "abide_fmri_asd_classification" / "configs"
 ONE_STEP = """
 import sys, torch
-from custom.networks import SliceCNNLSTM
-network = SliceCNNLSTM(strides=eval(sys.argv[1]))
-torch.nn.functional.cross_entropy(network(torch.randn(1, 176, 64, 64, 34)), torch.tensor([0])).backward()
+from custom.networks import CNNTransformer, SliceCNNLSTM, SliceViT
+network, shape = eval(sys.argv[1]), eval(sys.argv[2])
+torch.nn.functional.cross_entropy(network(torch.randn(1, *shape)), torch.tensor([0])).backward()
 """
+RUNS = {  # whole runs: what the decoders' windows can grow to
+    "CNNTransformer(4, (100, 100, 100), 232)": (232, 100, 100, 100),
+    "SliceViT(2, (64, 64, 30), 237)": (237, 64, 64, 30),
+    "SliceViT(2, (64, 64, 30), 237, dim=192, slice_depth=6, frame_depth=2)": (237, 64, 64, 30),
+}
 
 
 def oasis(few: int = 6, many: int = 24, epochs: int = 5) -> None:
@@ -55,13 +60,20 @@ def abide(few: int = 2, many: int = 8) -> None:
         many: subjects of a site in the large one.
     """
     for strides in ("(2, 2, 1)", "(1, 1, 1)"):
-        peak = _peak([sys.executable, "-c", ONE_STEP, strides])
+        peak = _peak([sys.executable, "-c", ONE_STEP, f"SliceCNNLSTM(strides={strides})", "(176, 64, 64, 34)"])
         print(f"training step on one 64×64×34×176 scan, strides {strides}: peak {peak:.0f} MiB")
     with tempfile.TemporaryDirectory() as folder:
         for count in (few, many):
             abide_phantom.write_study(f"{folder}/raw{count}", 3, count, shape=(64, 64, 34), n_frames=176)
             peak = _prepare(ABIDE, folder, count, ["--split::stratify=label", "--split::test=0.34", "--split::validation=0.5"])
             print(f"preparation of {3 * count} subjects: peak {peak:.0f} MiB in the largest process")
+
+
+def fmri() -> None:
+    """Measure a training step of the decoders' networks on one whole run, which alone takes ``T × X × Y × Z × 4`` bytes."""
+    for network, shape in RUNS.items():
+        peak = _peak([sys.executable, "-c", ONE_STEP, network, str(shape)])
+        print(f"training step on one run of {'×'.join(map(str, shape))}, {network}: peak {peak:.0f} MiB")
 
 
 def _prepare(configs: Path, folder: str, count: int, arguments: list[str]) -> float:
@@ -97,7 +109,7 @@ def _resident() -> float:
 
 def main() -> None:
     """Command line."""
-    fire.Fire({"oasis": oasis, "abide": abide})
+    fire.Fire({"oasis": oasis, "abide": abide, "fmri": fmri})
 
 
 if __name__ == "__main__":

@@ -8,13 +8,16 @@ from __future__ import annotations
 import fire
 
 from custom.phantoms.abide import write_study as abide
+from custom.phantoms.learning_stage import write_study as learning_stage
+from custom.phantoms.motor import write_study as motor
 from custom.phantoms.oasis import write_study as oasis
 from custom.phantoms.oasis_slices import write_slices as oasis_slices
 
 
 def main() -> None:
     """Command line: one subcommand per study."""
-    fire.Fire({"abide": abide, "oasis": oasis, "oasis_slices": oasis_slices})
+    studies = {"abide": abide, "learning_stage": learning_stage, "motor": motor, "oasis": oasis}
+    fire.Fire({**studies, "oasis_slices": oasis_slices})
 
 
 if __name__ == "__main__":

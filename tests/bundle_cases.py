@@ -17,7 +17,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from custom.phantoms import abide, oasis
+from custom.phantoms import abide, learning_stage, motor, oasis
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -45,6 +45,9 @@ class Case:
     network_keys: Sequence[str] = ("network_def",)  # what defines the network; the last is what the trainer trains
     extra_inputs: dict[str, Any] = field(default_factory=dict)  # of the network's forward, beside the image
     network: dict[str, Any] = field(default_factory=dict)  # overrides that these inputs need without weights
+    grid: dict[str, Any] = field(default_factory=dict)  # of the network, where it is built for one grid
+    image_shape: Sequence[int] = (1, 48, 48, 48)  # of the network's input, without batch
+    unit: str = "subject"  # what a label belongs to
 
     @property
     def folder(self) -> Path:
@@ -134,6 +137,12 @@ def run_command(
 SMALL = {"spacing": 6, "spatial_size": 32}
 COARSE = {"voxel_size": 12, "spacing": 12, "spatial_size": [10, 12, 6]}
 SLICES = {"spatial_dims": 2, "slice_size": 64, "scan_transforms::7::num_slices": 2}
+STAGE_GRID: dict[str, Any] = {"spatial_size": [10, 12, 6]}
+STAGE = {"spacing": [14, 14, 14], **STAGE_GRID}
+MOTOR_GRID: dict[str, Any] = {"spatial_size": [10, 12, 8]}
+MOTOR = {"spacing": [18, 18, 18], **MOTOR_GRID}
+OPTIONS = ("masking", "mixup", "accumulate")  # of training, in both decoders
+OF_TASKS = ("bf16", "explore", "kfold", "wandb")
 
 CASES = [
     Case(
@@ -173,5 +182,29 @@ CASES = [
         network_keys=("network_def", "extractor_def"),
         extra_inputs={"site": torch.zeros(1, dtype=torch.int64)},
         network={"network_def::sites": ["A"]},
+    ),
+    Case(
+        name="fmri_learning_stage_classification",
+        write_study=partial(learning_stage.write_study, n_subjects=5, shape=(10, 12, 6), n_frames=60),
+        overlays=[Overlay(name) for name in (*OPTIONS, "permuted_labels")],
+        preprocess=STAGE,
+        train={"batch_size": 8, "schedule_epochs": 3, **STAGE_GRID},
+        inference=STAGE,
+        tested_elsewhere=[*OF_TASKS, "explain_gradients", "leave_dataset_out", "learning_curve", "task_run"],
+        grid=STAGE_GRID,
+        image_shape=(8, *STAGE_GRID["spatial_size"]),
+        unit="scan",
+    ),
+    Case(
+        name="fmri_motor_task_classification",
+        write_study=partial(motor.write_study, n_subjects=8, n_runs=2, shape=(10, 12, 8), conditions=(3, 4, 5, 6)),
+        overlays=[Overlay(name) for name in (*OPTIONS, "permuted_labels", "cnn_only", "transformer_only")],
+        preprocess=MOTOR,
+        train={"batch_size": 8, "schedule_epochs": 3, **MOTOR_GRID},
+        inference=MOTOR,
+        tested_elsewhere=[*OF_TASKS, "leave_run_out", "twelve_class"],
+        grid=MOTOR_GRID,
+        image_shape=(8, *MOTOR_GRID["spatial_size"]),
+        unit="block",
     ),
 ]

@@ -42,6 +42,13 @@ def load(case: Case, *names: str) -> ConfigParser:
     return parser
 
 
+def network_of(case: Case, *names: str, key: str = "network_def") -> torch.nn.Module:
+    """The network of a configuration on the grid of the test study."""
+    parser = load(case, *names)
+    parser.update(case.grid)
+    return parser.get_parsed_content(key)
+
+
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)
 
@@ -147,7 +154,7 @@ def test_properties(case: Case, prepared: Paths, kind: str, config: str, tmp_pat
 
 
 def test_train_writes_weights_of_the_plain_network(case: Case, trained: Paths) -> None:
-    network = load(case, "train").get_parsed_content("network_def")
+    network = network_of(case, "train")
     network.load_state_dict(weights(trained.models / "model.pt"))
     provenance = json.loads((trained.models / "model.json").read_text())
     assert provenance["split_digest"] == read_datalist(f"{trained.data}/datalist.json")["split"]["digest"]
@@ -197,7 +204,7 @@ def assert_equal(one: dict, other: dict) -> None:
 
 
 def test_evaluate(case: Case, trained: Paths) -> None:
-    run_workflow(case, "train", "evaluate", **trained.train)
+    run_workflow(case, "train", "evaluate", **trained.train, **case.grid)
     metrics = json.loads((trained.eval / "metrics.json").read_text())
     predictions = read_predictions(trained.eval / "predictions.csv")
     test = read_datalist(f"{trained.data}/datalist.json")["test"]
@@ -213,25 +220,28 @@ def test_evaluate(case: Case, trained: Paths) -> None:
 
 def test_inference_equals_evaluation(case: Case, trained: Paths, tmp_path: Path) -> None:
     """The raw scans of the test subjects, without labels, give the probabilities that the prepared images gave."""
-    run_workflow(case, "train", "evaluate", **trained.train)
+    run_workflow(case, "train", "evaluate", **trained.train, **case.grid)
     paths = trained.inference | {"output_dir": str(tmp_path)}
     run_workflow(case, "inference", "explain", run=["$@evaluator.run()"], num_subjects=99, **paths, **case.inference)
     one, other = (read_predictions(p) for p in (trained.eval / "predictions.csv", tmp_path / "explain/predictions.csv"))
     columns = [c for c in one if c.startswith("p_")]
-    np.testing.assert_allclose(one.set_index("subject")[columns], other.set_index("subject")[columns], atol=1e-5)
+    one, other = (table.set_index(case.unit).sort_index()[columns] for table in (one, other))
+    assert list(one.index) == list(other.index)
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_inference_of_one_scan(case: Case, trained: Paths, tmp_path: Path) -> None:
-    scan = read_datalist(f"{trained.data}/datalist.json")["test"][0]["source"]
+    rows = read_datalist(f"{trained.data}/datalist.json")["test"]
+    scan = rows[0]["source"]
     paths = trained.inference | {"output_dir": str(tmp_path), "dataset_dir": scan}
     run_workflow(case, "inference", **paths, **case.inference)
     table = pd.read_csv(tmp_path / "inference/predictions.csv")
-    assert len(table) == 1
-    assert table.filter(like="p_").sum(axis=1).item() == pytest.approx(1)
+    assert len(table) == len({row[case.unit] for row in rows if row["source"] == scan})
+    np.testing.assert_allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-6)
 
 
 def test_explain(case: Case, trained: Paths) -> None:
-    run_workflow(case, "train", "evaluate", **trained.train)
+    run_workflow(case, "train", "evaluate", **trained.train, **case.grid)
     run_workflow(case, "inference", "explain", num_subjects=2, **trained.inference, **case.inference)
     maps = json.loads((trained.eval / "explain/maps.json").read_text())
     assert {m["subject"] for m in maps["maps"]} <= {
@@ -246,11 +256,19 @@ def test_export(case: Case, trained: Paths, tmp_path: Path) -> None:
     if case.extra_inputs:
         pytest.skip("MONAI exports networks of one input; this bundle has a config for it, tested with the bundle")
     checkpoint, configs = str(trained.models / "model.pt"), (case.config("metadata"), case.config("inference"))
-    network = load(case, "inference").get_parsed_content("network_def").eval()
+    network = network_of(case, "inference").eval()
     network.load_state_dict(weights(trained.models / "model.pt"))
-    image = torch.rand(2, 1, 48, 48, 48)
+    image = torch.rand(2, *case.image_shape)
     expected = network(image).detach()
-    ckpt_export("network_def", str(tmp_path / "model.ts"), checkpoint, *configs)
+    ckpt_export(
+        "network_def",
+        str(tmp_path / "model.ts"),
+        checkpoint,
+        *configs,
+        use_trace=True,
+        input_shape=[1, *case.image_shape],
+        **case.grid,
+    )
     torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), expected)
     axes = {"image": {0: "batch"}, "pred": {0: "batch"}}
     onnx_export(
@@ -260,6 +278,7 @@ def test_export(case: Case, trained: Paths, tmp_path: Path) -> None:
         *configs,
         input_shape=[1, *image.shape[1:]],
         converter_kwargs={"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": axes},
+        **case.grid,
     )
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"image": image.numpy()})
@@ -298,10 +317,10 @@ def test_overlay_trains(case: Case, name: str, prepared_for, tmp_path: Path) -> 
         pytest.skip(f"{case.name} has no overlay {name}")
     paths = Paths(tmp_path).train | {"dataset_dir": prepared_for(overlay)}
     run_workflow(case, "train", name, epochs=1, **paths, **case.train)
-    run_workflow(case, "train", name, "evaluate", **paths)
+    run_workflow(case, "train", name, "evaluate", **paths, **case.grid)
     assert (tmp_path / "eval/report.html").is_file()
     if changes_network(case, name):
-        load(case, "inference", name).get_parsed_content("network_def").load_state_dict(weights(tmp_path / "models/model.pt"))
+        network_of(case, "inference", name).load_state_dict(weights(tmp_path / "models/model.pt"))
 
 
 def load_json(case: Case, name: str) -> dict:
@@ -316,7 +335,7 @@ def test_two_processes(case: Case, prepared: Paths, tmp_path: Path) -> None:
     run = command([case.config("train"), case.config("multi_gpu_train")], override)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *run[1:]]
     subprocess.run(launch, cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    network = load(case, "train").get_parsed_content(case.network_keys[-1])
+    network = network_of(case, "train", key=case.network_keys[-1])
     network.load_state_dict(weights(tmp_path / "models/last.pt")["model"])
 
 

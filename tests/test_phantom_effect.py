@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from bundle_cases import CASES, COARSE, Paths, run_workflow
 
-from custom.phantoms import abide, oasis
+from custom.phantoms import abide, learning_stage, motor, oasis
 
-OASIS, ABIDE = (next(c for c in CASES if c.name.startswith(name)) for name in ("oasis", "abide"))
+OASIS, ABIDE, STAGE, MOTOR = (next(c for c in CASES if name in c.name) for name in ("oasis", "abide", "stage", "motor"))
 SMALL = {"spacing": 4, "spatial_size": 48}
 SHIFT = {"train::random_transforms::1::translate_range": [1, 1, 1]}  # voxels of 4 mm
 
@@ -57,3 +58,45 @@ def test_abide_without_effect_scores_chance(tmp_path: Path) -> None:
     assert within["low"] <= 0.5 <= within["high"]
     assert models["site"]["auc"]["value"] > 0.6
     assert models["network"]["auc"]["value"] < models["site"]["auc"]["value"] + 0.1
+
+
+def motor_accuracy(effect: float, folder: Path) -> dict[str, float]:
+    """Accuracies of the network and of a linear SVM on three of nine synthetic subjects, four classes."""
+    paths, grid = Paths(folder), {"spatial_size": [18, 20, 14]}
+    motor.write_study(paths.raw, n_subjects=9, n_runs=4, effect=effect, conditions=(3, 4, 5, 6))
+    run_workflow(MOTOR, "preprocess", **paths.preprocess, **grid, spacing=[11.2, 11.2, 11.2], **{"split::test": 0.33})
+    network = {**grid, "network_def::strides": [2, 1]}
+    run_workflow(MOTOR, "train", **paths.train, **network, epochs=12)
+    run_workflow(MOTOR, "train", "evaluate", **paths.train, **network)
+    models = json.loads((paths.eval / "metrics.json").read_text())["models"]
+    return {name: models[name]["accuracy"]["value"] for name in ("network", "mean map + linear SVM")}
+
+
+def test_motor_default_effect_is_learnt(tmp_path: Path) -> None:
+    assert motor_accuracy(3.0, tmp_path)["network"] >= 0.75
+
+
+def test_motor_without_effect_scores_chance(tmp_path: Path) -> None:
+    assert motor_accuracy(0.0, tmp_path)["network"] < 0.35
+
+
+def stage_models(effect: float, folder: Path) -> dict[str, dict]:
+    """Figures of all models on the runs of six of 18 synthetic subjects, early against late."""
+    paths, grid = Paths(folder), {"spatial_size": [12, 14, 10]}
+    learning_stage.write_study(paths.raw, n_subjects=9, effect=effect)
+    run_workflow(STAGE, "preprocess", **paths.preprocess, **grid, spacing=[16, 16, 16], **{"split::test": 0.33})
+    run_workflow(STAGE, "train", **paths.train, **grid, epochs=6)
+    run_workflow(STAGE, "train", "evaluate", **paths.train, **grid)
+    return json.loads((paths.eval / "metrics.json").read_text())["models"]
+
+
+def test_stage_default_effect_is_learnt(tmp_path: Path) -> None:
+    models = stage_models(2.0, tmp_path)
+    assert models["network"]["accuracy"]["value"] >= 0.75
+    for name in ("dataset", "task", "run length"):
+        assert models[name]["auc"]["value"] == pytest.approx(0.5)
+
+
+def test_stage_without_effect_scores_chance(tmp_path: Path) -> None:
+    accuracy = stage_models(0.0, tmp_path)["network"]["accuracy"]
+    assert accuracy["low"] <= 0.5 <= accuracy["high"]

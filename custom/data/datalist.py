@@ -1,13 +1,16 @@
 """``datalist.json``: which prepared image belongs to which subject, label and part.
 
 The invariants, checked at every reading: no group (the subject, or a coarser unit named in ``split``) stands in two parts, no
-image is listed twice, every image exists, every label is an index into ``class_names``.
+image (of a run: window) is listed twice, every image exists, every label is an index into ``class_names``.
+
+A split within subjects (``LeaveOneRunOut``) says so, and then a subject stands in several parts, but a run in one only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,36 +18,72 @@ from typing import Any
 from ..paths import written_whole
 from .records import Record, Study
 from .splits import PARTS, Split
+from .windows import Windows
 
-__all__ = ["digest", "hashed", "read_datalist", "split_again", "subjects", "write_datalist"]
+__all__ = ["digest", "hashed", "kept_apart", "names", "read_datalist", "split_again", "write_datalist"]
 
 
-def write_datalist(path: str | Path, study: Study, split: Split, prepared: Mapping[str, Sequence[dict]]) -> dict:
+def write_datalist(
+    path: str | Path,
+    study: Study,
+    split: Split,
+    prepared: Mapping[str, Sequence[dict]],
+    windows: Windows | None = None,
+    steps: Sequence[str] = (),
+) -> dict:
     """Split the prepared records and write the list.
 
     Args:
         path: ``<dataset_dir>/datalist.json``; the images are listed relative to its folder.
         study: where the records come from.
         split: how to split them.
-        prepared: record name → what was written of it, a list of ``{"image": path relative to the folder, …}``.
+        prepared: record name → what was written of it, a list of ``{"image": path relative to the folder, …}``; of a run with
+            events also ``frames`` and ``repetition_time``.
+        windows: which frames belong to an event. Of a run with events every window gets a row, named ``block``; ``scan`` is the
+            run's name.
+        steps: names of the transforms that made the images; the report tells what they use.
 
     Returns:
         The content of the file. A record that was rejected in preparation is in no part.
     """
-    rows = [
-        {**written, "label": r.label, "subject": r.subject, "source": r.image, **_inputs(r), **r.columns}
-        for r in study.records
-        for written in prepared.get(r.name, [])
-    ]
+    rows = [row for r in study.records for written in prepared.get(r.name, []) for row in _rows(r, written, windows)]
     content = {
         "study": study.name,
         "synthetic": study.synthetic,
         "subjects_known": study.subjects_known,
         "class_names": study.class_names,
         "dropped": dict(study.dropped),
+        "preprocessing": list(steps),
+        **({"windows": windows.describe()} if windows else {}),
         **_split(rows, split),
     }
     return _write(Path(path), content)
+
+
+def _rows(record: Record, written: dict, windows: Windows | None) -> list[dict]:
+    """Return the row of an image, or one per window of a run."""
+    common = {"subject": record.subject, "source": record.image, **_inputs(record), **record.columns}
+    if not record.events:
+        return [{**written, "label": record.label, **common}]
+    if windows is None:
+        raise ValueError(f"{record.image} has events: preparation must be told by `windows` which frames belong to one.")
+    image, frames, time = written["image"], written["frames"], written["repetition_time"]
+    rest = {key: value for key, value in written.items() if key not in ("frames", "repetition_time")}
+    return [
+        {
+            **rest,
+            "label": w.event.label,
+            **common,
+            **w.event.columns,
+            "scan": record.name,
+            "block": f"{record.name}_{w.number:03d}",
+            "onset": w.event.onset,
+            "duration": w.event.duration,
+            "start": w.start,
+            "frames": w.frames,
+        }
+        for w in windows.locate(record.events, frames, time, image)
+    ]
 
 
 def _inputs(record: Record) -> dict[str, dict[str, str]]:
@@ -64,8 +103,9 @@ def _split(rows: Sequence[dict], split: Split) -> dict[str, Any]:
     lists: dict[str, list[dict]] = {part: [] for part in PARTS}
     for row, part in zip(rows, split.parts(records), strict=True):
         lists[part].append(row)
-    digests = {part: digest(subjects(lists[part])) for part in PARTS}
-    return {"split": {**split.describe(), "digest": digests}, **lists}
+    described = split.describe()
+    digests = {part: digest(names(lists[part], kept_apart(described))) for part in PARTS}
+    return {"split": {**described, "digest": digests}, **lists}
 
 
 def _write(path: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +148,7 @@ def check_datalist(content: Mapping[str, Any], name: str, folder: Path) -> None:
         if any(row.get(key) is None for row in rows):
             raise ValueError(f"{name}: a row has no '{key}': {next(r for r in rows if r.get(key) is None)}.")
     _check_groups(content, name)
-    _check_images([str(row["image"]) for row in rows], name, folder)
+    _check_images(rows, name, folder)
     classes = range(len(content["class_names"]))
     for row in rows:
         if row["label"] not in classes:
@@ -118,7 +158,8 @@ def check_datalist(content: Mapping[str, Any], name: str, folder: Path) -> None:
 
 
 def _check_groups(content: Mapping[str, Any], name: str) -> None:
-    for column in {"subject", content["split"].get("group", "subject")}:
+    split = content["split"]
+    for column in {kept_apart(split), split.get("group", "subject")}:
         home: dict[Any, str] = {}
         for part in PARTS:
             for row in content[part]:
@@ -129,24 +170,29 @@ def _check_groups(content: Mapping[str, Any], name: str) -> None:
                     )
 
 
-def _check_images(images: Sequence[str], name: str, folder: Path) -> None:
-    seen: set[str] = set()
-    for image in images:
-        if image in seen:
-            raise ValueError(f"{name}: {image} is listed twice.")
-        seen.add(image)
+def _check_images(rows: Sequence[Mapping[str, Any]], name: str, folder: Path) -> None:
+    listed = Counter((str(row["image"]), row.get("block")) for row in rows)
+    for (image, block), times in listed.items():
+        if times > 1:
+            raise ValueError(f"{name}: {image} is listed twice{f' with the window {block}' if block else ''}.")
+    for image in dict.fromkeys(image for image, _ in listed):
         if not (folder / image).is_file():
             raise FileNotFoundError(f"{name} lists {folder / image}, which does not exist: run preprocess.json again.")
 
 
-def subjects(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the subjects of rows, sorted, each once."""
-    return sorted({str(row["subject"]) for row in rows})
+def kept_apart(split: Mapping[str, Any]) -> str:
+    """Return the column of which no value may stand in two parts: the subject, or the run in a split within subjects."""
+    return "scan" if split.get("within_subjects") else "subject"
 
 
-def digest(names: Iterable[str]) -> str:
+def names(rows: Iterable[Mapping[str, Any]], column: str = "subject") -> list[str]:
+    """Return the values of a column, sorted, each once."""
+    return sorted({str(row[column]) for row in rows})
+
+
+def digest(members: Iterable[str]) -> str:
     """Return the SHA-256 over sorted names: equal for equal sets of subjects."""
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(sorted(members)).encode()).hexdigest()
 
 
 def hashed(name: str) -> str:

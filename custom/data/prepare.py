@@ -33,6 +33,7 @@ from ..paths import written_whole
 from .datalist import write_datalist
 from .records import Record, Study
 from .splits import Split
+from .windows import Windows
 
 __all__ = ["prepare", "save_image"]
 
@@ -53,6 +54,7 @@ def prepare(
     datalist: str,
     num_workers: int = 1,
     dtype: str = "float32",
+    windows: Windows | None = None,
 ) -> dict[str, Any]:
     """Apply a transform to every record, write its images, list what was rejected, split the rest.
 
@@ -61,13 +63,14 @@ def prepare(
 
     Args:
         study: the records.
-        transform: from ``{"image": path}`` and the record's ``inputs`` to a (1, X, Y, Z) image, to a (T, X, Y, Z) series, or to
-            several images (slices) in a list. What it puts into ``report`` stands in the datalist's row.
+        transform: from ``{"image": path}`` and the record's ``inputs`` and ``events`` to a (1, X, Y, Z) image, to a
+            (T, X, Y, Z) series, or to several images (slices) in a list. What it puts into ``report`` stands in the row.
         split: how to split what was not rejected.
         dataset_dir: receives ``images/*.nii`` (uncompressed) and ``rejected.csv``.
         datalist: path of the list to write.
         num_workers: number of processes.
         dtype: of the voxels on disc, ``float32`` or ``int16``; integers are scaled to the image's range.
+        windows: of a study of runs with events: which frames belong to an event.
 
     Returns:
         The content of the datalist.
@@ -86,6 +89,8 @@ def prepare(
     outcomes = Parallel(n_jobs=num_workers, return_as="generator_unordered")(jobs)
     bar = tqdm(outcomes, total=len(study.records), desc="preprocess", unit="scan", disable=not sys.stderr.isatty())
     results = dict(bar)
+    results = {r.name: _placed(r, results[r.name], windows) for r in study.records}
+    results |= _without_partner(study.records, results)
     rejected = {name: reason for name, reason in results.items() if isinstance(reason, str)}
     _write_rejected(folder / "rejected.csv", [r for r in study.records if r.name in rejected], rejected)
     prepared = {name: rows for name, rows in results.items() if not isinstance(rows, str)}
@@ -95,7 +100,28 @@ def prepare(
             f"none of the {len(study.records)} scans could be prepared: see {folder / 'rejected.csv'}. One reason: {first}"
         )
     logger.info(f"{len(prepared)} scans prepared in {folder}, {len(rejected)} rejected, dropped: {dict(study.dropped)}.")
-    return write_datalist(datalist, study, split, prepared)
+    return write_datalist(datalist, study, split, prepared, windows, [type(t).__name__ for t in _steps(transform)])
+
+
+def _without_partner(records: Sequence[Record], results: Mapping[str, list[dict] | str]) -> dict[str, str]:
+    """Return why what is left of a pair is rejected as well: alone it would tilt the classes."""
+    broken = {r.pair: r.image for r in records if r.pair and isinstance(results[r.name], str)}
+    return {
+        r.name: f"BadScan: {r.image}: the run that it is compared with, {broken[r.pair]}, was rejected."
+        for r in records
+        if r.pair in broken and not isinstance(results[r.name], str)
+    }
+
+
+def _placed(record: Record, written: list[dict] | str, windows: Windows | None) -> list[dict] | str:
+    """Return the reason why a run's events have no place in it, or what was written of it."""
+    if isinstance(written, str) or not record.events or windows is None:
+        return written
+    try:
+        found = [windows.locate(record.events, w["frames"], w["repetition_time"], record.image) for w in written]
+    except BadScan as error:
+        return f"BadScan: {error}"
+    return written if any(found) else f"BadScan: {record.image}: the run ends before any of its events' windows."
 
 
 def save_image(path: Path, image: MetaTensor, dtype: str = "float32") -> None:
@@ -123,14 +149,17 @@ def _refuse_equal_names(records: Sequence[Record]) -> None:
 
 def _claim(folder: Path, transform: Callable, dtype: str) -> None:
     """Write which transforms the folder's images are made by, or refuse a folder made by others."""
-    steps = transform.flatten().transforms if isinstance(transform, Compose) else [transform]
-    recipe = joblib.hash([*steps, dtype])  # by value, whereas a pickle differs with the identity of equal strings
+    recipe = joblib.hash([*_steps(transform), dtype])  # by value, whereas a pickle differs with the identity of equal strings
     file = folder / "images" / "transforms.hash"
     if not file.exists():
         with written_whole(file) as temporary:
             temporary.write_text(recipe)
     elif file.read_text() != recipe:
         raise ValueError(f"{folder} was prepared by other transforms: give another --dataset_dir, or delete it.")
+
+
+def _steps(transform: Callable) -> Sequence[Callable]:
+    return transform.flatten().transforms if isinstance(transform, Compose) else [transform]
 
 
 def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: str) -> tuple[str, list[dict] | str]:
@@ -143,11 +172,16 @@ def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: st
                 f"{folder} holds what {content['source']} was prepared to, and {record.image} is called {record.name} too: "
                 "give another --dataset_dir."
             )
+        if content.get("made_of", _made_of(record)) != _made_of(record):
+            raise ValueError(
+                f"{folder} holds {record.image} prepared with other events (other classes?), another mask or another TR: give "
+                "another --dataset_dir, or delete it."
+            )
         rows = content["images"]
         if all((folder / row["image"]).is_file() for row in rows):
             return record.name, rows
     try:
-        items = transform({"image": record.image, **record.inputs})
+        items = transform({"image": record.image, **record.inputs, **({"events": record.events} if record.events else {})})
     except (RuntimeError, *BAD_INPUT) as error:
         cause = _root(error)
         if not isinstance(cause, BAD_INPUT):
@@ -155,8 +189,14 @@ def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: st
         return record.name, f"{type(cause).__name__}: {cause}"
     rows = [_write(record, item, folder, dtype) for item in (items if isinstance(items, list) else [items])]
     with written_whole(done) as temporary:
-        temporary.write_text(json.dumps({"source": record.image, "images": rows}))
+        temporary.write_text(json.dumps({"source": record.image, "made_of": _made_of(record), "images": rows}))
     return record.name, rows
+
+
+def _made_of(record: Record) -> str:
+    """Return a hash of what an image depends on beside its source: mask, TR, and when events are, but not their labels."""
+    moments = [(event.onset, event.duration) for event in record.events]
+    return joblib.hash([dict(record.inputs), record.columns.get("tr"), moments])
 
 
 def _root(error: BaseException) -> BaseException:
@@ -172,7 +212,8 @@ def _write(record: Record, item: Mapping[str, Any], folder: Path, dtype: str) ->
     suffix = f"_slice-{piece['slice']:03d}" if piece else ""
     name = f"images/{record.name}{suffix}.nii"
     save_image(folder / name, item["image"], dtype)
-    return {"image": name, **piece, **item.get("report", {})}
+    time = {"frames": len(item["image"]), "repetition_time": item["image"].meta.get("repetition_time")} if record.events else {}
+    return {"image": name, **piece, **time, **item.get("report", {})}
 
 
 def _write_rejected(path: Path, records: Sequence[Record], reasons: Mapping[str, str]) -> None:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Column", "Record", "Study"]
+__all__ = ["Column", "Event", "Record", "Study"]
 
 Column = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run: a trial, a block.
+
+    Args:
+        onset: seconds after the run's first frame.
+        duration: seconds.
+        label: index into ``Study.class_names``, ``None`` where there is no label (inference).
+        columns: what the events file says beside: trial_type, …
+    """
+
+    onset: float
+    duration: float
+    label: int | None = None
+    columns: Mapping[str, Column] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -21,6 +38,9 @@ class Record:
         label: index into ``Study.class_names``, ``None`` where there is no label (inference).
         columns: what the study's table says beside the label: session, site, age, …; ``None`` is a missing value.
         inputs: further files of the scan by key, handed to the transforms beside ``image``: ``{"mask": path}``.
+        events: of a run whose windows are labelled one by one, in order of onset; then ``label`` stays ``None``. The transforms
+            get them as ``events``.
+        pair: name shared by records of which either all or none count, such as the early and the late run of a subject.
     """
 
     name: str
@@ -29,6 +49,8 @@ class Record:
     label: int | None = None
     columns: Mapping[str, Column] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    events: Sequence[Event] = ()
+    pair: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from .datalist import read_datalist
+from .records import Event
 
 __all__ = ["images_within", "list_scans", "sample_test_scans"]
 
@@ -32,7 +33,7 @@ def sample_test_scans(path: str, num_subjects: int, site: str | None = None) -> 
     """Return the raw scans of some test subjects of a datalist, classes in turn, all scans of a subject together.
 
     With ``site`` they are subjects of that site. Each is a row of the datalist in which ``image``, and whatever further files
-    the scan has, are those of the raw study.
+    the scan has, are those of the raw study. A run whose windows have rows of their own comes once, with its ``events``.
     """
     rows = [row for row in read_datalist(path)["test"] if site is None or str(row.get("site")) == site]
     if not rows:
@@ -42,12 +43,29 @@ def sample_test_scans(path: str, num_subjects: int, site: str | None = None) -> 
         by_class.setdefault(row["label"], {})[row["subject"]] = None
     in_turn = [s for several in zip_longest(*(by_class[c] for c in sorted(by_class))) for s in several if s is not None]
     chosen = list(islice(dict.fromkeys(in_turn), num_subjects))
-    scans = {row["source"]: row for row in rows}  # the slices of a volume share their source
+    scans = _by_source(rows)
     picked = [scans[source] for subject in chosen for source in scans if scans[source]["subject"] == subject]
     absent = [row["source"] for row in picked if not Path(row["source"]).is_file()]
     if absent:
         raise FileNotFoundError(f"the raw scan {absent[0]}, which {path} was prepared from, is not there any more.")
     return [{**row, **row.get("inputs", {}), "image": row["source"]} for row in picked]
+
+
+def _by_source(rows: Sequence[dict]) -> dict[str, dict]:
+    """Return one row per raw scan: the slices of a volume share their source, and so do the windows of a run."""
+    scans = {row["source"]: row for row in rows}
+    windows: dict[str, list[dict]] = {}
+    for row in rows:
+        if "block" in row:
+            windows.setdefault(row["source"], []).append(row)
+    return scans | {source: _run(members) for source, members in windows.items()}
+
+
+def _run(windows: Sequence[dict]) -> dict:
+    """Return what the rows of a run's windows have in common, and the windows as its ``events``."""
+    common = {key: value for key, value in windows[0].items() if all(row.get(key) == value for row in windows)}
+    events = tuple(Event(row["onset"], row["duration"], row["label"], {"block": row["block"]}) for row in windows)
+    return {**common, "events": events}
 
 
 def images_within(gib: float, rows: Sequence[dict]) -> int:

@@ -16,7 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from .records import Record
 
-__all__ = ["PARTS", "HoldOut", "KFold", "LeaveOneGroupOut", "Split", "column_of"]
+__all__ = ["PARTS", "HoldOut", "KFold", "LeaveOneGroupOut", "LeaveOneRunOut", "Split", "column_of"]
 
 PARTS = ("training", "validation", "test")
 
@@ -63,7 +63,7 @@ class _ByGroup:
         if len(set(groups)) < n_splits:
             raise ValueError(
                 f"cannot make {n_splits} folds of {len(set(groups))} values of '{self.group}': "
-                "lower n_splits, raise the fraction, or add data."
+                "lower n_splits, raise the fraction, or add data; of few subjects runs can be left out (leave_run_out.json)."
             )
         if max(Counter(strata).values()) < n_splits:
             raise ValueError(
@@ -146,6 +146,41 @@ class LeaveOneGroupOut(_ByGroup):
         if len(test) in (0, len(records)):
             raise ValueError(
                 f"'{self.column}' is {self.held_out!r} for {len(test)} of {len(records)} scans, so nothing can be left "
-                f"out; its values are {sorted(set(values))}."
+                f"out: give one of {sorted(set(values))}, by leave_…_out.json with --held_out_…"
             )
         return self._named(records, test, self.validation)
+
+
+@dataclass(frozen=True)
+class LeaveOneRunOut(_ByGroup):
+    """Within subjects: one run of every subject is the test part, another one the validation part, the rest trains.
+
+    The question is another one than with subjects left out: how well the model does on further runs of people whom it knows.
+    Runs, not frames, are kept apart, since neighbouring frames are nearly the same frame.
+
+    Args:
+        column: what tells the runs of a subject apart.
+        held_out: its value in the test part.
+        validation: its value in the validation part; None takes the value that follows ``held_out`` in sorted order, and after
+            the last one the first.
+    """
+
+    group: str = "scan"
+    column: str = "run"
+    held_out: str | int = ""
+    validation: str | int | None = None
+    within_subjects: bool = True
+
+    def parts(self, records: Sequence[Record]) -> list[str]:
+        values = [str(column_of(r, self.column)) for r in records]
+        known = sorted(set(values), key=lambda v: (len(v), v))  # run 10 comes after run 9
+        test = str(self.held_out)
+        if test not in known or len(known) < 3:
+            raise ValueError(
+                f"'{self.column}' {test!r} cannot be left out: its values are {known} (--held_out_{self.column}), and "
+                "training, validation and test need one each."
+            )
+        validation = known[(known.index(test) + 1) % len(known)] if self.validation is None else str(self.validation)
+        if validation not in known or validation == test:
+            raise ValueError(f"'{self.column}' {validation!r} cannot validate: the values are {known}, {test!r} is the test.")
+        return [{test: "test", validation: "validation"}.get(v, "training") for v in values]

@@ -2,12 +2,16 @@ from .combat import ComBat, UnseenSites
 from .early_stopping import EarlyStopping
 from .features import FeatureTable
 from .gradient_clipping import GradientClipping
+from .mixup import WindowInput
+from .precision import BFloat16
 from .predictions import PredictionsTable, SubjectMetric
 from .tensorboard import TensorBoardGraph
+from .tracking import WandB
 from .training_state import EpochSeed, TrainingState
 from .weights import BestModel, InitialWeights, SameGrid, VerifiedCheckpointLoader
 
 __all__ = [
+    "BFloat16",
     "BestModel",
     "ComBat",
     "EarlyStopping",
@@ -22,4 +26,6 @@ __all__ = [
     "TrainingState",
     "UnseenSites",
     "VerifiedCheckpointLoader",
+    "WandB",
+    "WindowInput",
 ]

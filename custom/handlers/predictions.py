@@ -20,6 +20,9 @@ from ..paths import written_whole
 __all__ = ["PredictionsTable", "SubjectMetric"]
 
 
+IDENTIFIERS = ("subject", "scan", "block")  # of an item; what the label belongs to is one of them
+
+
 def rows_of(engine: Engine, class_names: Sequence[str], unit: str) -> list[dict[str, Any]]:
     """Return one row per image of the engine's decollated batch; ``pred`` holds probabilities."""
     return [_row(item, output, class_names, unit) for item, output in zip(engine.state.batch, engine.state.output, strict=True)]
@@ -28,7 +31,7 @@ def rows_of(engine: Engine, class_names: Sequence[str], unit: str) -> list[dict[
 def _row(item: dict, output: dict, class_names: Sequence[str], unit: str) -> dict[str, Any]:
     values = output[Keys.PRED].flatten().tolist()
     row = {
-        unit: item[unit],
+        **{name: item[name] for name in (unit, *IDENTIFIERS) if name in item},
         "image": str(item[Keys.IMAGE].meta.get(ImageMetaKey.FILENAME_OR_OBJ, "")),
         **{f"p_{name}": value for name, value in zip(class_names, values, strict=True)},
     }
@@ -72,14 +75,14 @@ class SubjectMetric(Metric):
         value = figures(table["label"].to_numpy(), probabilities(table), self.class_names)[self.figure]
         if value != value:
             raise ValueError(
-                f"'{self.figure}' is undefined on these {len(table)} subjects, whose labels are "
+                f"'{self.figure}' is undefined on these {len(table)} {self.unit}s, whose labels are "
                 f"{sorted(table['label'].unique())}: enlarge the validation part."
             )
         return value
 
 
 class PredictionsTable:
-    """Write ``predictions.csv``, one line per subject, when the engine has completed.
+    """Write ``predictions.csv``, one line per unit, when the engine has completed.
 
     Args:
         path: of the table; see :py:func:`custom.metrics.subject_table` for its columns.
@@ -107,4 +110,4 @@ class PredictionsTable:
         table.insert(table.columns.get_loc("predicted") + 1, "predicted_class", table["predicted"].map(names))
         with written_whole(self.path) as temporary:
             table.to_csv(temporary, index=False)
-        engine.logger.info(f"Predictions of {len(table)} subjects in {self.path}.")
+        engine.logger.info(f"Predictions of {len(table)} {self.unit}s in {self.path}.")

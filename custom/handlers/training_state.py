@@ -38,6 +38,8 @@ class TrainingState:
     ) -> None:
         self.path, self.objects, self.evaluator, self.resume = path, dict(objects), evaluator, resume
         self.digest = dict(datalist["split"]["digest"])
+        if datalist.get("permuted") is not None:
+            self.digest["permuted"] = str(datalist["permuted"])
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
@@ -56,7 +58,9 @@ class TrainingState:
             return
         state = torch.load(self.path, map_location=engine.state.device, weights_only=True)
         if state["digest"] != self.digest:
-            raise ValueError(f"{self.path} was trained on another split: give its datalist, or train without --resume.")
+            raise ValueError(
+                f"{self.path} was trained on another split, or other labels: give its datalist, or train without --resume."
+            )
         for name, obj in self.objects.items():
             try:
                 obj.load_state_dict(state[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from ignite.engine import Engine, Events
 from monai.data.utils import affine_to_spacing
 from monai.handlers import CheckpointLoader
 
-from ..data.datalist import hashed, subjects
+from ..data.datalist import hashed, kept_apart, names
+from ..data.windows import Windows
 from ..networks import load_initial_weights
 from ..paths import written_whole
 
@@ -61,7 +62,10 @@ class BestModel:
             "epoch": engine.state.epoch,
             "grid": grid_of(self.datalist["training"][0]["image"]),
             "split_digest": self.datalist["split"]["digest"],
-            "seen_subjects": [hashed(s) for s in subjects(seen)],
+            "seen_subjects": [hashed(s) for s in names(seen)],
+            **({"seen_scans": [hashed(s) for s in names(seen, "scan")]} if "scan" in seen[0] else {}),
+            "windows": self.datalist.get("windows"),
+            "permuted": self.datalist.get("permuted"),
             "versions": {
                 "python": platform.python_version(),
                 "torch": torch.__version__,
@@ -115,13 +119,26 @@ class VerifiedCheckpointLoader(CheckpointLoader):
         network: to load.
         map_location: device.
         datalist: whose test subjects are about to be predicted; ``None`` in inference, where nothing is being claimed.
+        class_names: that the predictions will bear; by default those of the datalist.
+        windows: by which the scans' events are cut; by default as the datalist says.
     """
 
     def __init__(
-        self, path: str, network: torch.nn.Module, map_location: Any = None, datalist: Mapping[str, Any] | None = None
+        self,
+        path: str,
+        network: torch.nn.Module,
+        map_location: Any = None,
+        datalist: Mapping[str, Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        windows: Windows | None = None,
     ) -> None:
         super().__init__(path, {"model": network}, map_location=map_location)
         self.datalist = datalist
+        told = datalist or {}
+        self.wanted = {
+            "class_names": told.get("class_names") if class_names is None else list(class_names),
+            "windows": told.get("windows") if windows is None else windows.describe(),
+        } | ({"permuted": told.get("permuted")} if datalist is not None else {})
 
     def __call__(self, engine: Engine) -> None:
         """Load the weights.
@@ -133,7 +150,8 @@ class VerifiedCheckpointLoader(CheckpointLoader):
         if not Path(self.load_path).is_file():
             raise FileNotFoundError(f"there are no weights at {self.load_path}: run train.json first, or name the file.")
         if self.datalist is not None:
-            self._refuse_seen_subjects(Path(self.load_path).with_suffix(".json"), subjects(self.datalist["test"]))
+            self._refuse_seen(Path(self.load_path).with_suffix(".json"), self.datalist)
+        self._refuse_other_training(Path(self.load_path).with_suffix(".json"))
         try:
             super().__call__(engine)
         except RuntimeError as error:
@@ -142,17 +160,31 @@ class VerifiedCheckpointLoader(CheckpointLoader):
                 f"with. {error}"
             ) from error
 
-    def _refuse_seen_subjects(self, provenance: Path, tested: list[str]) -> None:
+    def _refuse_other_training(self, provenance: Path) -> None:
+        """Weights of the same classes in another order would fit, and predict something else, and so on."""
+        known = json.loads(provenance.read_text()) if provenance.is_file() else {}
+        for key, wanted in self.wanted.items():
+            if (wanted is not None or key == "permuted") and known.get(key, wanted) != wanted:
+                raise ValueError(
+                    f"{self.load_path} was trained with {key} {known.get(key)}, now they are {wanted}: give the overlay or the "
+                    "settings that it was trained with."
+                )
+
+    def _refuse_seen(self, provenance: Path, datalist: Mapping[str, Any]) -> None:
+        column = kept_apart(datalist["split"])
         if not provenance.is_file():
             raise FileNotFoundError(
                 f"{provenance} is missing, so nothing says which subjects {self.load_path} was trained on, and its figures "
                 "would mean nothing: copy it from where the weights come from."
             )
-        seen = set(json.loads(provenance.read_text())["seen_subjects"])
-        both = [s for s in tested if hashed(s) in seen]
+        known = json.loads(provenance.read_text())
+        if f"seen_{column}s" not in known:
+            raise ValueError(f"{provenance} does not say which {column}s {self.load_path} was trained on: train it again.")
+        seen = set(known[f"seen_{column}s"])
+        both = [s for s in names(datalist["test"], column) if hashed(s) in seen]
         if both:
             raise ValueError(
-                f"{self.load_path} was trained or selected on {len(both)} subjects of the test part ({', '.join(both[:5])}): "
+                f"{self.load_path} was trained or selected on {len(both)} {column}s of the test part ({', '.join(both[:5])}): "
                 "evaluate with the datalist it was trained with."
             )
 

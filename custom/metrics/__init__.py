@@ -6,21 +6,28 @@ from .aggregate import probabilities, probability_columns, read_predictions, sub
 from .baselines import Baseline, LinearSVM
 from .bootstrap import bootstrap, paired_difference
 from .connectivity import Connectivity
+from .cost import Cost, cost_of, seconds_per_step
 from .evaluation import evaluate, evaluate_folds, summarise_permutations
-from .features import BlockMeans, MissingColumn, StoredFeatures
+from .features import BlockMeans, StoredFeatures, Unavailable
 from .figures import expected_calibration_error, figures
 from .leak import permute_labels
+from .response_maps import EventResponse, GLMMaps, WindowMeans
 from .weights import class_weights
 
 __all__ = [
     "Baseline",
     "BlockMeans",
     "Connectivity",
+    "Cost",
+    "EventResponse",
+    "GLMMaps",
     "LinearSVM",
-    "MissingColumn",
+    "Unavailable",
     "StoredFeatures",
+    "WindowMeans",
     "bootstrap",
     "class_weights",
+    "cost_of",
     "evaluate",
     "evaluate_folds",
     "expected_calibration_error",
@@ -30,6 +37,7 @@ __all__ = [
     "probabilities",
     "probability_columns",
     "read_predictions",
+    "seconds_per_step",
     "subject_table",
     "summarise_permutations",
 ]

@@ -24,7 +24,7 @@ def probabilities(table: pd.DataFrame) -> np.ndarray:
 
 def read_predictions(path: str | Path, unit: str = "subject") -> pd.DataFrame:
     """Read a predictions table; the identifiers stay text, so that subject ``0051`` does not become 51."""
-    return pd.read_csv(path, dtype={"subject": str, unit: str, "baseline": str}, float_precision="round_trip")
+    return pd.read_csv(path, dtype={"subject": str, "scan": str, unit: str, "baseline": str}, float_precision="round_trip")
 
 
 def subject_table(rows: pd.DataFrame, unit: str = "subject") -> pd.DataFrame:
@@ -32,10 +32,11 @@ def subject_table(rows: pd.DataFrame, unit: str = "subject") -> pd.DataFrame:
 
     Args:
         rows: one line per image: the column ``unit``, ``p_<class>`` ... and ``label``, unless labels are unknown.
-        unit: column that names what a label belongs to. Where it is not the subject, ``subject`` is kept beside it.
+        unit: column that names what a label belongs to. Where it is not the subject, ``subject`` and ``scan`` are kept
+            beside it.
 
     Returns:
-        One line per unit, sorted: ``unit`` (``subject``), ``label``, ``predicted`` (class index), ``rows`` (how many
+        One line per unit, sorted: ``unit`` (``subject``, ``scan``), ``label``, ``predicted`` (class index), ``rows`` (how many
         voted), ``p_<class>`` ... ``label`` is empty (NaN) where the rows have none.
 
     Raises:
@@ -43,7 +44,7 @@ def subject_table(rows: pd.DataFrame, unit: str = "subject") -> pd.DataFrame:
     """
     _check_probabilities(rows, unit)
     rows = rows if "label" in rows else rows.assign(label=np.nan)
-    keys = [unit] if unit == "subject" or "subject" not in rows else [unit, "subject"]
+    keys = [unit, *(k for k in ("subject", "scan") if unit != "subject" and k != unit and k in rows)]
     groups = rows.groupby(unit, sort=True)
     for column in ("label", *keys[1:]):
         several = groups[column].nunique(dropna=False)

@@ -49,16 +49,17 @@ class Baseline:
         self.columns, self.image_size, self.features, self.estimator = list(columns), image_size, features, estimator
 
     def fit(self, rows: list[dict], class_names: Sequence[str], unit: str = "subject") -> Baseline:
-        """Fit on the rows of the training part.
+        """Fit on the rows of the training part; where they are all of one class, that class is predicted.
 
         Raises:
-            MissingColumn: not every unit has a value of one of the columns.
+            Unavailable: not every unit has a value of one of the columns.
             ValueError: some units have two labels, or other views than the rest.
         """
         units = by_unit(rows, unit)
         self.class_names_, self.unit_ = list(class_names), unit
         labels = [label_of(name, members) for name, members in units.items()]
-        self.model_ = self._pipeline().fit(self._table(units), labels)
+        model = self._pipeline() if len(set(labels)) > 1 else DummyClassifier(strategy="prior")
+        self.model_ = model.fit(self._table(units), labels)
         return self
 
     def predict_proba(self, rows: list[dict]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """95 % intervals by resampling subjects (Efron & Tibshirani 1993, percentile method).
 
 A resample is a weight per subject (how often it was drawn), so that all resamples are computed at once: confusion
-matrices and calibration bins are matrix products, and the AUC is a cumulative sum over scores that are sorted once.
+matrices and calibration bins are matrix products, and the areas are cumulative sums over scores that are sorted once.
 The figures of weight 1 are those of scikit-learn, which the tests demand.
 
 What an interval covers: the choice of test subjects, given the trained models; not the variation of another training.
@@ -139,9 +139,11 @@ def weighted_figures(
     y, p, w = labels, probabilities, weights
     confusion = _confusions(y, p.argmax(1), w, len(class_names))
     aucs = np.stack([weighted_auc(y == c, p[:, c], w) for c in range(len(class_names))])
+    areas = np.stack([weighted_average_precision(y == c, p[:, c], w) for c in range(len(class_names))])
     picked = np.clip(p[np.arange(len(y)), y], np.finfo(p.dtype).eps, 1 - np.finfo(p.dtype).eps)
     found = _confusion_figures(confusion, class_names, ordinal) | {
         "auc": aucs[1] if len(class_names) == 2 else _nanmean(aucs),
+        "pr_auc": areas[1] if len(class_names) == 2 else _nanmean(areas),
         "ece": _weighted_ece(y, p, w),
         "log_loss": -(w @ np.log(picked)) / w.sum(1),
     }
@@ -150,6 +152,8 @@ def weighted_figures(
 
 def _samples(y, p, class_names, ordinal, folds, clusters, n, seed) -> dict[str, np.ndarray]:
     drawn = np.arange(len(y)) if clusters is None else np.asarray(clusters)
+    if len(np.unique(drawn)) < 2:  # of a single subject every resample is the same: nothing is known of the spread
+        return dict.fromkeys(figures(y, p, class_names, ordinal), np.full(n, np.nan))
     parts = []
     for k, i in enumerate(_fold_members(folds, len(y))):
         w = resample(len(i), drawn[i], n, seed + k)
@@ -169,10 +173,10 @@ def _over_folds(parts: list[dict]) -> dict:
 
 
 def percentile_interval(value: float, samples: np.ndarray) -> Interval:
-    """Value with the 2.5th and 97.5th percentile of its defined resamples; all NaN if the value or every resample is."""
+    """Value with the 2.5th and 97.5th percentile of its defined resamples; bounds are NaN where there are none."""
     defined = samples[~np.isnan(samples)]
     if np.isnan(value) or len(defined) == 0:
-        return {"value": float("nan"), "low": float("nan"), "high": float("nan")}
+        return {"value": float(value), "low": float("nan"), "high": float("nan")}
     low, high = np.percentile(defined, [2.5, 97.5])
     return {"value": float(value), "low": float(low), "high": float(high)}
 
@@ -207,6 +211,7 @@ def _confusion_figures(m: np.ndarray, class_names: Sequence[str], ordinal: bool)
         "accuracy": hit.sum(1) / total,
         "balanced_accuracy": _nanmean(recall.T),
         "macro_f1": _nanmean(_ratio(2 * hit, true + said).T),
+        "kappa": np.where(one_class, np.nan, _ratio(hit.sum(1) * total - expected, total**2 - expected)),
         "mcc": np.where(one_class, np.nan, mcc),
     }
     if ordinal:
@@ -223,6 +228,20 @@ def weighted_auc(positive: np.ndarray, score: np.ndarray, w: np.ndarray) -> np.n
     up, down = (w * positive) @ tied, (w * ~positive) @ tied
     below = down.cumsum(1) - down / 2
     return _ratio((up * below).sum(1), up.sum(1) * down.sum(1))
+
+
+def weighted_average_precision(positive: np.ndarray, score: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Mean over the positives of the precision at their score, ties entering together; (n,), NaN without a pair.
+
+    It is the sum over thresholds of precision times the growth of recall, scikit-learn's ``average_precision_score``.
+    """
+    _, group = np.unique(-score, return_inverse=True)
+    tied = np.eye(group.max() + 1)[group]
+    up, down = (w * positive) @ tied, (w * ~positive) @ tied
+    above = up.cumsum(1)
+    precision = np.nan_to_num(_ratio(above, above + down.cumsum(1)))  # no subject was drawn so far: there is no growth either
+    area = _ratio((up * precision).sum(1), up.sum(1))
+    return np.where(down.sum(1) > 0, area, np.nan)
 
 
 def _weighted_ece(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:

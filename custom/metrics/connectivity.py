@@ -36,7 +36,7 @@ class Connectivity:
         """Return the features, one line per unit.
 
         Raises:
-            MissingColumn: no row has a value of the column ``series``.
+            Unavailable: no row has a value of the column ``series``.
             ValueError: naming units without it, or with other regions than the first.
         """
         if self.series:

@@ -18,12 +18,12 @@ from ..paths import written_whole
 from .aggregate import probabilities, read_predictions
 from .baselines import Baseline, by_unit, label_of
 from .bootstrap import auc_within, bootstrap, paired_difference
-from .features import MissingColumn
+from .features import Unavailable
 
 __all__ = ["evaluate", "evaluate_folds", "summarise_permutations"]
 
 NETWORK = "network"
-COPIED = ("study", "synthetic", "class_names", "split", "permuted", "subjects_known")
+COPIED = ("study", "synthetic", "class_names", "split", "permuted", "subjects_known", "preprocessing")
 LIBRARIES = ("monai", "torch", "pytorch-ignite", "scikit-learn", "numpy", "nibabel")
 
 
@@ -48,7 +48,8 @@ def evaluate(
         ordinal: whether the classes have an order (quadratic kappa).
         n_bootstrap: resamples of the subjects.
         seed: of the resamples.
-        unit: column that names what a label belongs to; intervals are over subjects whatever the unit.
+        unit: column that names what a label belongs to; intervals are over subjects whatever the unit, over runs (the
+            column ``scan``) where the split is within subjects.
         within: column of the datalist, such as the site: every model of two classes also gets ``auc_within_<column>``, see
             :func:`auc_within`.
 
@@ -65,7 +66,7 @@ def evaluate(
         try:
             fitted = baseline.fit(datalist["training"], datalist["class_names"], unit)
             tables[name] = fitted.predict_proba(datalist["test"])
-        except MissingColumn as error:
+        except Unavailable as error:
             unavailable[name] = str(error)
     study = {key: datalist.get(key) for key in COPIED} | {
         "unit": unit,
@@ -81,7 +82,8 @@ def evaluate(
 def evaluate_folds(fold_dirs: Sequence[str], output_dir: str, n_bootstrap: int = 1000, seed: int = 0) -> dict:
     """Pool what :func:`evaluate` wrote for the folds of one study.
 
-    Every figure is the mean over the folds, subjects are resampled within folds. Writes ``predictions.csv``,
+    Every figure is the mean over the folds, subjects are resampled within folds. Of folds within subjects it is over all units,
+    and runs are resampled over all folds. Writes ``predictions.csv``,
     ``baseline_predictions.csv`` (both with the column ``fold``) and ``metrics.json`` to ``output_dir``.
 
     Raises:
@@ -90,7 +92,7 @@ def evaluate_folds(fold_dirs: Sequence[str], output_dir: str, n_bootstrap: int =
     studies = [json.loads((Path(d) / "metrics.json").read_text()) for d in fold_dirs]
     study = studies[0]
     for directory, other in zip(fold_dirs, studies, strict=True):
-        different = [k for k in (*COPIED, "unit", "ordinal", "within") if k != "split" and other[k] != study[k]]
+        different = [k for k in (*COPIED, "unit", "ordinal", "within") if k != "split" and other.get(k) != study.get(k)]
         if different:
             raise ValueError(f"{directory}: {', '.join(different)} differ from {fold_dirs[0]}; pool folds of one study")
     unit = study["unit"]
@@ -134,7 +136,10 @@ def _write(output: Path, study: dict, tables: dict[str, pd.DataFrame], n: int, s
     aligned = {k: t.set_index(unit).loc[network[unit]].reset_index() for k, t in tables.items()}
     p = {k: probabilities(t) for k, t in aligned.items()}
     labels = network["label"].to_numpy()
-    options = {"folds": folds, "clusters": network["subject"].to_numpy(), "n": n, "seed": seed}
+    cluster = cluster_column(study["split"])
+    # a fold that leaves a run out of every subject holds few runs, with one subject a single one: they are drawn over all folds
+    strata = folds if cluster == "subject" else None
+    options = {"folds": strata, "clusters": network[cluster].to_numpy(), "n": n, "seed": seed}
     models = {k: bootstrap(labels, p[k], names, study["ordinal"], **options) for k in p}
     if study["within"]:  # of two classes
         groups = [study["groups"][name] for name in network[unit]]
@@ -161,6 +166,11 @@ def _write(output: Path, study: dict, tables: dict[str, pd.DataFrame], n: int, s
     return _write_json(output / "metrics.json", results)
 
 
+def cluster_column(split: dict) -> str:
+    """Return the column of what is drawn as a whole: the subject, or the run where a subject is in several parts."""
+    return "scan" if any(s.get("within_subjects") for s in split.get("folds", [split])) else "subject"
+
+
 def _groups(rows: Sequence[dict], unit: str, column: str) -> dict[str, str]:
     """Return the one value that a unit's rows have in a column."""
     values = {name: {str(row.get(column)) for row in members} for name, members in by_unit(list(rows), unit).items()}
@@ -181,8 +191,9 @@ def _check_test_units(network: pd.DataFrame, datalist: dict, unit: str, path: st
             f"{path}: {len(wrong)} {unit}s are not those of the test part or have another label, e.g. "
             f"{', '.join(wrong[:5])}; run the prediction again with this datalist"
         )
-    if "subject" not in network:
-        raise ValueError(f"{path}: no column 'subject' beside {unit!r}, over which the intervals are drawn")
+    for column in dict.fromkeys(("subject", cluster_column(datalist["split"]))):
+        if column not in network:
+            raise ValueError(f"{path}: no column {column!r} beside {unit!r}, over which the intervals are drawn")
     names = [f"p_{name}" for name in datalist["class_names"]]
     if [c for c in network.columns if c.startswith("p_")] != names:
         raise ValueError(f"{path}: the probability columns are not {names}; predict again with this datalist")
@@ -203,7 +214,8 @@ def _pool_counts(studies: list[dict]) -> dict:
     """Test subjects add up over the folds; training and validation overlap, so the first fold stands for them."""
     tests = [s["subjects"]["test"] for s in studies]
     classes = {name: sum(t["classes"][name] for t in tests) for name in studies[0]["class_names"]}
-    pooled = {"n": sum(t["n"] for t in tests), "rows": sum(t["rows"] for t in tests), "classes": classes}
+    n = len({name for s in studies for name in s["test_subjects"]})  # several folds test the runs of one subject
+    pooled = {"n": n, "rows": sum(t["rows"] for t in tests), "classes": classes}
     return studies[0]["subjects"] | {"test": pooled}
 
 

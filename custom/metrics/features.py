@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
-__all__ = ["BlockMeans", "MissingColumn", "StoredFeatures", "column_table"]
+__all__ = ["BlockMeans", "Unavailable", "StoredFeatures", "column_table"]
 
 Units = Mapping[str, list[dict]]
 
 
-class MissingColumn(ValueError):
-    """Not every unit has a value of the column: the baseline is not available for this study, and the report says why."""
+class Unavailable(ValueError):
+    """What the baseline is made of is not there for every unit (a column, frames): the report lists it with the reason."""
 
 
 def column_table(units: Units, columns: Sequence[str]) -> pd.DataFrame:
@@ -25,16 +25,16 @@ def column_table(units: Units, columns: Sequence[str]) -> pd.DataFrame:
     Numbers that differ between the rows of a unit (age and nWBV of a rescan) are averaged; text must not differ.
 
     Raises:
-        MissingColumn: no unit, or not every unit, has a value of a column.
+        Unavailable: no unit, or not every unit, has a value of a column.
         ValueError: a unit has several texts.
     """
     values = {c: {name: [r[c] for r in rows if _given(r.get(c))] for name, rows in units.items()} for c in columns}
     for column, found in values.items():
         empty = [name for name, v in found.items() if not v]
         if len(empty) == len(units):
-            raise MissingColumn(f"no row of the datalist has the column {column!r}")
+            raise Unavailable(f"no row of the datalist has the column {column!r}")
         if empty:
-            raise MissingColumn(
+            raise Unavailable(
                 f"no {column!r} for {_some(empty)}: complete the study's table, or leave the column out of the baseline"
             )
     return pd.DataFrame({c: {k: _combine(k, c, v) for k, v in found.items()} for c, found in values.items()})

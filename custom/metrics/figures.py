@@ -5,7 +5,7 @@ An undefined figure (no subject of the class, or of no other class) is NaN, neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -29,9 +29,10 @@ def figures(
         ordinal: whether the classes have an order; only then ``quadratic_kappa`` is among the figures.
 
     Returns:
-        ``accuracy``, ``balanced_accuracy``, ``macro_f1`` (both over the classes present), ``quadratic_kappa``, ``mcc``,
-        ``auc`` (class 1 of two; of more, the mean one-versus-rest AUC of the classes present), ``ece``, ``log_loss``,
-        and per class ``auc_<name>`` and ``recall_<name>``.
+        ``accuracy``, ``balanced_accuracy``, ``macro_f1`` (both over the classes present), ``kappa`` (Cohen 1960),
+        ``quadratic_kappa``, ``mcc``, ``auc`` (class 1 of two; of more, the mean one-versus-rest AUC of the classes present),
+        ``pr_auc`` (likewise, of the area under precision over recall, as average precision; its chance is the class' share),
+        ``ece``, ``log_loss``, and per class ``auc_<name>`` and ``recall_<name>``.
 
     Raises:
         ValueError: the shapes disagree or a label is no class index.
@@ -39,14 +40,17 @@ def figures(
     y, p = check(labels, probabilities, class_names)
     predicted, classes = p.argmax(1), np.arange(len(class_names))
     several = len(np.unique(y)) > 1
-    aucs = [_auc(y == c, p[:, c]) for c in classes]
+    aucs = [_area(sk.roc_auc_score, y == c, p[:, c]) for c in classes]
+    areas = [_area(sk.average_precision_score, y == c, p[:, c]) for c in classes]
     recalls = sk.recall_score(y, predicted, labels=classes, average=None, zero_division=np.nan)
     found = {
         "accuracy": sk.accuracy_score(y, predicted),
         "balanced_accuracy": np.nanmean(recalls),
         "macro_f1": sk.f1_score(y, predicted, average="macro", zero_division=0),
+        "kappa": sk.cohen_kappa_score(y, predicted, labels=classes) if several else np.nan,
         "mcc": sk.matthews_corrcoef(y, predicted) if several else np.nan,
         "auc": aucs[1] if len(classes) == 2 else _nanmean(aucs),
+        "pr_auc": areas[1] if len(classes) == 2 else _nanmean(areas),
         "ece": expected_calibration_error(y, p),
         "log_loss": sk.log_loss(y, p / p.sum(1, keepdims=True), labels=classes),  # float32 sums are not quite 1
     }
@@ -84,8 +88,8 @@ def check(
     return y.astype(int), p
 
 
-def _auc(positive: np.ndarray, score: np.ndarray) -> float:
-    return sk.roc_auc_score(positive, score) if positive.any() and not positive.all() else np.nan
+def _area(score_of: Callable, positive: np.ndarray, score: np.ndarray) -> float:
+    return score_of(positive, score) if positive.any() and not positive.all() else np.nan
 
 
 def _nanmean(values: Sequence[float]) -> float:

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-__all__ = ["abide", "artefacts", "bold", "head", "oasis"]
+__all__ = ["abide", "artefacts", "bold", "head", "learning_stage", "motor", "oasis", "task_bold"]

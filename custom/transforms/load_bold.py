@@ -6,12 +6,8 @@ Whatever is wrong with a file is a :py:class:`BadScan` that names it.
 
 from __future__ import annotations
 
-import json
-import math
-import re
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -24,13 +20,13 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from scipy.ndimage import distance_transform_edt
 
+from ..bids import repetition_time
 from ..errors import BadScan
 from ..mat_file import dataset, fmri_data
 from .bold_item import add_to_report
 
 __all__ = ["LoadBOLDd", "estimate_brain_mask", "load_mat", "load_nifti"]
 
-SECONDS = {"sec": 1.0, "msec": 1e-3, "usec": 1e-6}
 DAMAGED = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 MASKED = 0.2  # share of voxels without any signal from which a scan counts as masked already; air is noise, not 0
 THIN = 16  # fewer voxels along an axis than this, and nilearn's opening by 2 would take most of the brain away
@@ -82,8 +78,8 @@ def _time_axis(image: tuple[int, ...], mask: tuple[int, ...], stated: str | None
 def load_nifti(path: str, mask_path: str | None = None) -> tuple[MetaTensor, MetaTensor]:
     """Return image (T, X, Y, Z) float32 and mask (1, X, Y, Z) uint8 of NIfTI files (X, Y, Z, T) and (X, Y, Z).
 
-    The image's ``repetition_time`` is that of the BIDS file ``*.json`` beside it, or the header's if that names a unit; in
-    seconds, ``None`` where neither is above 0.
+    The image's ``repetition_time`` is that of its BIDS json, beside it or inherited, or the header's; in seconds, ``None``
+    where neither says it: see :py:func:`custom.bids.repetition_time`.
 
     Args:
         path: of the scan.
@@ -93,7 +89,7 @@ def load_nifti(path: str, mask_path: str | None = None) -> tuple[MetaTensor, Met
         BadScan: if a file is damaged, not of so many dimensions, or the mask of another grid.
     """
     file, array = _read(path, dimensions=4)
-    image = _tensor(np.moveaxis(array, -1, 0), file.affine, path, _repetition_time(path, file.header))
+    image = _tensor(np.moveaxis(array, -1, 0), file.affine, path, repetition_time(path, file.header))
     if mask_path is None:
         return image, _mask_tensor(estimate_brain_mask(image.numpy(), file.affine, path), file.affine, path)
     mask_file, mask = _read(mask_path, dimensions=3)
@@ -123,25 +119,6 @@ def _read(path: str, dimensions: int) -> tuple[nib.Nifti1Image, np.ndarray]:
     if not (np.isfinite(file.affine).all() and abs(np.linalg.det(file.affine)) > 1e-6):
         raise BadScan(f"{path}: its affine has no inverse, so the voxels have no place: {file.affine.tolist()}.")
     return file, array
-
-
-def _repetition_time(path: str, header: nib.Nifti1Header) -> float | None:
-    """Return the repetition time in seconds; a header that names no unit says nothing."""
-    sidecar = Path(re.sub(r"\.nii(\.gz)?$", ".json", path))
-    if sidecar.is_file():
-        try:
-            stated = _positive(json.loads(sidecar.read_text()).get("RepetitionTime", 0))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise BadScan(f"{sidecar}: not a BIDS file with a RepetitionTime in seconds ({error}).") from error
-        if stated is not None:
-            return stated
-    zooms, unit = header.get_zooms(), header.get_xyzt_units()[1]
-    return _positive(zooms[3] * SECONDS.get(unit, 0.0)) if len(zooms) > 3 else None
-
-
-def _positive(value: float) -> float | None:
-    seconds = round(float(value), 6)  # the header's float32 has no more digits
-    return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
 def estimate_brain_mask(image: np.ndarray, affine: np.ndarray, name: str) -> np.ndarray:

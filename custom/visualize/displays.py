@@ -61,7 +61,7 @@ def confusion_matrix(table: pd.DataFrame, class_names: Sequence[str]) -> Figure:
         text.set(color="white" if share[i, j] > 0.5 else "black", fontsize=12)
         text.set_text(f"{counts[i, j]}\n{share[i, j]:.0%}" if totals[i, 0] else f"{counts[i, j]}")
     ax.spines[:].set_visible(False)
-    ax.set(xlabel="predicted class", ylabel="true class", title="Confusion matrix (subjects, share of true class)")
+    ax.set(xlabel="predicted class", ylabel="true class", title="Confusion matrix (number, share of true class)")
     ax.title.set_fontsize(10)
     return figure
 
@@ -128,7 +128,7 @@ def calibration_curve(table: pd.DataFrame, class_names: Sequence[str], n_bins: i
     for axes in (ax, below):
         axes.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel="", ylabel="observed share", title="Calibration", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    below.set(xlabel="predicted probability of the class", ylabel="subjects")
+    below.set(xlabel="predicted probability of the class", ylabel="number")
     _legend(ax, "upper left")
     return figure
 
@@ -149,7 +149,7 @@ def probability_strips(table: pd.DataFrame, class_names: Sequence[str]) -> Figur
         ax.set_xticks(range(len(class_names)), class_names, rotation=0 if len(class_names) < 3 else 30)
         ax.set(xlabel="true class", ylabel=f"probability of {class_names[positive]}", ylim=(-0.03, 1.03))
         ax.yaxis.set_major_formatter(FormatStrFormatter("%.1f"))
-    figure.suptitle("Probabilities per subject", fontsize=11)
+    figure.suptitle("Probabilities", fontsize=11)
     return figure
 
 

@@ -35,6 +35,7 @@ class Explanation:
         background: (1, X, Y, Z) what the network saw, on the same grid.
         correlation: with the map of a network with random weights, ``None`` where undefined.
         further: what else its entry in ``maps.json`` says.
+        title: of the picture, and name of the files, where a subject has several maps; by default the subject.
     """
 
     subject: str
@@ -45,6 +46,12 @@ class Explanation:
     background: MetaTensor
     correlation: float | None
     further: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the map is called."""
+        return self.title or self.subject
 
 
 def write_explanations(
@@ -55,12 +62,13 @@ def write_explanations(
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for number, explanation in enumerate(explanations):
-        name = file_stem(number, explanation.subject)
+        name = file_stem(number, explanation.name)
         _write_nifti(explanation, folder / f"{name}.nii.gz")
         _write_picture(explanation, folder / f"{name}.png")
         entries.append(
             {
                 "subject": explanation.subject,
+                "title": explanation.name,
                 "source": Path(explanation.source).name,
                 "label": None if explanation.label is None else class_names[explanation.label],
                 "predicted": class_names[explanation.predicted],
@@ -128,7 +136,7 @@ def _volume_picture(heat: MetaTensor, explanation: Explanation, path: Path) -> N
         transparency=0.55,
         cmap="inferno",
         vmin=0,
-        title=explanation.subject,
+        title=explanation.name,
     )
     display.savefig(str(path), dpi=110)
 
@@ -147,6 +155,6 @@ def _slice_picture(heat: MetaTensor, explanation: Explanation) -> Figure:
     # X to the right and Y upwards, as in RAS
     axes.imshow(np.asarray(explanation.background[0, ..., 0]).T, cmap="gray", origin="lower")
     axes.imshow(values, cmap="inferno", origin="lower", alpha=0.6 * values / max(float(values.max()), 1e-12))
-    axes.set_title(explanation.subject, fontsize=9)
+    axes.set_title(explanation.name, fontsize=9)
     axes.set_axis_off()
     return figure

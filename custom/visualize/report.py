@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from matplotlib.figure import Figure
 
 from ..metrics.aggregate import read_predictions
-from ..metrics.evaluation import NETWORK
+from ..metrics.evaluation import NETWORK, cluster_column
 from ..paths import written_whole
 from .displays import calibration_curve, confusion_matrix, precision_recall_curves, probability_strips, roc_curves
 from .history import read_scalars, training_history
@@ -21,23 +21,31 @@ from .history import read_scalars, training_history
 __all__ = ["write_report"]
 
 UNDEFINED = "–"
+UNITS = {"subject": "subjects", "scan": "runs"}
 FIGURES = {
     "auc": "AUC",
     "auc_within_site": "AUC within site",
+    "pr_auc": "PR-AUC",
     "balanced_accuracy": "balanced accuracy",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
+    "kappa": "κ",
     "quadratic_kappa": "quadratic κ",
     "mcc": "MCC",
     "ece": "ECE",
     "log_loss": "log loss",
 }
+TRANSDUCTIVE = {
+    "CleanBOLDd": "detrending within the run",
+    "TemporalZScored": "z-score within the run",
+    "CentreRund": "run centring over the run's events",
+}
 CAPTIONS = {
     "roc": "ROC curves. The diagonal is chance. With folds: their mean, the network's folds thinly behind it.",
     "precision_recall": "Precision against recall; the right end of a curve is the share of the class.",
-    "confusion": "Confusion matrix of the network: subjects, and their share of the true class.",
-    "probabilities": "The network's probabilities, one point per subject; the bar is the median.",
-    "calibration": "Calibration of the network in bins of equally many subjects: on the diagonal, of the subjects who "
+    "confusion": "Confusion matrix of the network: predictions, and their share of the true class.",
+    "probabilities": "The network's probabilities, one point per prediction; the bar is the median.",
+    "calibration": "Calibration of the network in bins of equally many predictions: on the diagonal, of those that "
     "were given 80 % eight in ten have the class. Below: how often each probability was given.",
     "history": "Training history, from the event files of this folder.",
 }
@@ -47,7 +55,7 @@ def write_report(output_dir: str, summary_writer: Any = None) -> str:
     """Write ``report.html`` and its pictures; all content comes from ``output_dir``.
 
     Reads ``metrics.json``, ``predictions.csv``, ``baseline_predictions.csv`` and, where they are, the event files,
-    ``permutations.json``, ``harmonization.json`` and ``explain/maps.json``.
+    ``permutations.json``, ``harmonization.json``, ``explain/maps.json`` and ``explore/analysis.json``.
 
     Args:
         output_dir: folder of one evaluation.
@@ -74,7 +82,10 @@ def write_report(output_dir: str, summary_writer: Any = None) -> str:
         pictures=pictures,
         verdicts=_verdicts(metrics),
         folds=metrics["split"].get("folds", [metrics["split"]]),
-        permutations=_read(folder / "permutations.json"),
+        drawn=UNITS[cluster_column(metrics["split"])],
+        transductive=[TRANSDUCTIVE[step] for step in metrics.get("preprocessing") or [] if step in TRANSDUCTIVE],
+        permutations=_permutations(folder, metrics),
+        analysis=_analysis(folder / "explore", metrics),
         explain=_explanations(folder / "explain"),
         site_effects=_site_effects(folder),
     )
@@ -86,7 +97,7 @@ def write_report(output_dir: str, summary_writer: Any = None) -> str:
 def _template() -> Template:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"number": _number, "signed": _signed, "plain": _plain}
+    environment.filters |= {"number": _number, "signed": _signed, "plain": _plain, "share": lambda x: f"{x:.3g}"}
     return environment.get_template("report.html")
 
 
@@ -130,7 +141,7 @@ def _explanations(folder: Path) -> dict | None:
     found = _read(folder / "maps.json")
     if found is not None:
         for one in found["maps"]:
-            pictures = [one[kind] for kind in ("png", "evidence_png") if kind in one]
+            pictures = [one[kind] for kind in ("png", "evidence_png", "time_png") if kind in one]
             one["uris"] = [_data_uri((folder / name).read_bytes()) for name in pictures]
         check = found["randomised_weights_correlation"]
         found["check"] = _plain(check["mean"])
@@ -145,16 +156,44 @@ def _site_effects(folder: Path) -> dict | None:
     return found and found | {"uri": _data_uri((folder / "harmonization.png").read_bytes())}
 
 
+def _permutations(folder: Path, metrics: dict) -> dict | None:
+    """``permutations.json`` with what the figure is by chance, where that is known."""
+    found, counts = _read(folder / "permutations.json"), list(metrics["subjects"]["test"]["classes"].values())
+    present = sum(count > 0 for count in counts)
+    chance = {
+        "auc": 0.5,
+        "balanced_accuracy": 1 / present,
+        "pr_auc": counts[1] / sum(counts) if len(counts) == 2 else 1 / present,
+        **dict.fromkeys(("kappa", "quadratic_kappa", "mcc"), 0.0),
+    }
+    return found and found | {"chance": chance.get(found["figure"])}
+
+
+def _analysis(folder: Path, metrics: dict) -> dict | None:
+    """``analysis.json`` with its pictures and the table of runs, and how many of its subjects are test subjects."""
+    found = _read(folder / "analysis.json")
+    if found is None:
+        return None
+    pictures = [*((entry["png"], entry["map"]) for entry in found["maps"]), (found["time_courses"]["png"], "time courses")]
+    pictures += [(found["tsnr"]["png"], "temporal SNR"), (found["runs"]["png"], "runs")]
+    uris = [(_data_uri((folder / png).read_bytes()), name) for png, name in pictures]
+    runs = pd.read_csv(folder / found["runs"]["csv"], dtype={"scan": str, "subject": str})
+    overlap = len(set(found["subjects"]) & set(metrics["test_subjects"]))
+    return found | {"uris": uris, "table": runs.astype(object).where(runs.notna(), None), "overlap": overlap}
+
+
 def _verdicts(metrics: dict) -> list[str]:
     """What the intervals say, in words: against chance and against every baseline."""
     auc, said = metrics["models"][NETWORK]["auc"], []
-    if auc["value"] is not None:
+    if auc["value"] is not None and auc["low"] is None:
+        said.append("One subject, or one run, was tested: there is no interval, and nothing can be said of others.")
+    elif auc["value"] is not None:
         where = "above" if auc["low"] > 0.5 else "below" if auc["high"] < 0.5 else "around"
         chance = "which is chance: no skill is shown" if where == "around" else "which is chance"
         said.append(f"AUC of the network: {_number(auc, True)}. The interval lies {where} 0.5, {chance}.")
     for name, difference in metrics["differences"].items():
         d = difference["auc"]
-        if d["value"] is None:
+        if d["value"] is None or d["low"] is None:
             continue
         better = "better than" if d["low"] > 0 else "worse than" if d["high"] < 0 else "not distinguishable from"
         said.append(f"The network is {better} “{name}”: AUC difference {_signed(d)}.")
@@ -170,6 +209,7 @@ def _number(interval: dict, with_interval: bool = False) -> str:
     if interval["value"] is None:
         return UNDEFINED
     text = _plain(interval["value"])
+    with_interval = with_interval and interval["low"] is not None
     return f"{text} ({_plain(interval['low'])} to {_plain(interval['high'])})" if with_interval else text
 
 
@@ -177,4 +217,6 @@ def _signed(interval: dict) -> str:
     if interval["value"] is None:
         return UNDEFINED
     sign = "+" if interval["value"] > 0 else ""
+    if interval["low"] is None:
+        return f"{sign}{_plain(interval['value'])}"
     return f"{sign}{_plain(interval['value'])} ({_plain(interval['low'])} to {_plain(interval['high'])})"

@@ -28,11 +28,12 @@ from monai.transforms import Compose
 from torch import nn
 
 from ..harmonization import HarmonizedClassifier
+from .background import prepared
 from .evidence import margin, write_evidence
 from .gradcam import in_scan_space, randomised, rank_correlation
 from .maps import Explanation, file_stem, write_explanations
 
-__all__ = ["integrated_gradients", "write_saliency"]
+__all__ = ["attribute", "differentiable", "integrated_gradients", "write_saliency"]
 
 
 def write_saliency(
@@ -72,7 +73,7 @@ def write_saliency(
     network, prepare = network.to(device).eval(), Compose(list(scan_transforms))
     explanations = []
     for number, scan in enumerate(scans):
-        item, background = _prepared(scan, prepare)
+        item, background = prepared(scan, prepare)
         image, site = item["image"].to(device), network.harmonizer.index([scan["site"]]).to(device)
         stem = Path(output_dir) / file_stem(number, str(scan["subject"]))
         predicted, files = _time_course(network, image, site, class_names, stem)
@@ -119,11 +120,32 @@ def integrated_gradients(function: Callable[[torch.Tensor], torch.Tensor], image
     return image * gradient
 
 
-def _prepared(scan: Mapping[str, Any], prepare: Compose) -> tuple[Mapping[str, Any], MetaTensor]:
-    """Return the item that the transforms make of a scan, and the background on the raw grid; the scan is read once."""
-    loaded = prepare(dict(scan), end=1)
-    background = _background(loaded["image"], loaded["mask"])
-    return prepare(loaded, start=1), background
+def attribute(
+    function: Callable[[torch.Tensor], torch.Tensor], image: torch.Tensor, num_steps: int
+) -> tuple[torch.Tensor, dict[str, float | None]]:
+    """Return the attributions of a function's value (:py:func:`integrated_gradients`), and how completely they add up.
+
+    Returns:
+        The attributions, and ``attributed`` (their sum), ``logit_difference`` (what they should add up to) and
+        ``relative_gap``, ``None`` where nothing is to be explained.
+    """
+    attributions = integrated_gradients(function, image, num_steps)
+    with torch.no_grad():
+        difference = float(function(image) - function(torch.zeros_like(image)))
+    attributed = float(attributions.double().sum())
+    gap = abs(attributed - difference) / abs(difference) if difference else None
+    return attributions, {"attributed": attributed, "logit_difference": difference, "relative_gap": gap}
+
+
+def differentiable(network: nn.Module) -> nn.Module:
+    """Return a copy that computes as in evaluation mode, and whose input can have a gradient on a GPU too."""
+    twin = copy.deepcopy(network).requires_grad_(False)  # only the input's gradient is wanted
+    for module in twin.modules():
+        if isinstance(module, nn.RNNBase):
+            module.dropout = 0.0
+            module.train()  # cuDNN refuses the backward pass of a recurrent layer in evaluation mode
+            module.flatten_parameters()  # copying has scattered them
+    return twin
 
 
 def _time_course(
@@ -141,29 +163,13 @@ def _saliency(
     network: nn.Module, window: torch.Tensor, site: torch.Tensor, target: int, num_steps: int
 ) -> tuple[torch.Tensor, dict[str, float | None]]:
     """Map (1, X, Y, Z) of a window (T, X, Y, Z), on the CPU, and how completely its attributions add up."""
-    twin = _differentiable(network)
+    twin = differentiable(network)
 
     def explained(image: torch.Tensor) -> torch.Tensor:
         return margin(twin(image[None], site)[0], target)
 
-    attributions = integrated_gradients(explained, window, num_steps)
-    with torch.no_grad():
-        difference = float(explained(window) - explained(torch.zeros_like(window)))
-    attributed = float(attributions.double().sum())
-    gap = abs(attributed - difference) / abs(difference) if difference else None
-    completeness = {"attributed": attributed, "logit_difference": difference, "relative_gap": gap}
+    attributions, completeness = attribute(explained, window, num_steps)
     return attributions.abs().sum(0, keepdim=True).cpu(), completeness
-
-
-def _differentiable(network: nn.Module) -> nn.Module:
-    """Return a copy that computes as in evaluation mode, and whose input can have a gradient on a GPU too."""
-    twin = copy.deepcopy(network).requires_grad_(False)  # only the input's gradient is wanted
-    for module in twin.modules():
-        if isinstance(module, nn.RNNBase):
-            module.dropout = 0.0
-            module.train()  # cuDNN refuses the backward pass of a recurrent layer in evaluation mode
-            module.flatten_parameters()  # copying has scattered them
-    return twin
 
 
 def _middle(image: torch.Tensor, num_frames: int) -> torch.Tensor:
@@ -171,20 +177,3 @@ def _middle(image: torch.Tensor, num_frames: int) -> torch.Tensor:
         raise ValueError(f"num_frames is {num_frames}: a map needs one frame at least.")
     start = max(0, (len(image) - num_frames) // 2)
     return image[start : start + num_frames]
-
-
-def _background(image: MetaTensor, mask: torch.Tensor) -> MetaTensor:
-    """Temporal mean (1, X, Y, Z) of the raw scan in its mask, 0 outside; the standard deviation of one without a baseline."""
-    inside = np.asarray(mask[0]) > 0
-    voxels = image.as_tensor().numpy()[:, inside]
-    measured = np.isfinite(voxels)
-
-    def mean(values: np.ndarray) -> np.ndarray:  # 0 for a voxel that was never measured
-        return np.where(measured, values, 0).sum(0, dtype=np.float64) / np.maximum(measured.sum(0), 1)
-
-    level = mean(voxels)
-    if (level <= 0).mean() > 0.25:  # detrended
-        level = np.sqrt(mean((voxels - level) ** 2))
-    volume = torch.zeros(1, *image.shape[1:])
-    volume[0, torch.from_numpy(inside)] = torch.from_numpy(level).float()
-    return MetaTensor(volume, affine=image.affine)

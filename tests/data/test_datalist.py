@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from custom.data import PARTS, HoldOut, KFold, LeaveOneGroupOut, Record, Study, read_datalist, split_again, write_datalist
-from custom.data.datalist import digest, hashed, subjects
+from custom.data.datalist import digest, hashed, names
 
 CLASSES = ["healthy", "ill"]
 THIRDS = HoldOut(test=1 / 3, validation=1 / 3)
@@ -98,8 +98,8 @@ def test_the_slices_of_a_subject_stay_together(tmp_path: Path):
     study = make_study()
     content = write_datalist(tmp_path / "datalist.json", study, THIRDS, prepared_images(tmp_path, study, slices=5))
     assert len(all_rows(content)) == 60
-    for subject in subjects(all_rows(content)):
-        homes = [part for part in PARTS if subject in subjects(content[part])]
+    for subject in names(all_rows(content)):
+        homes = [part for part in PARTS if subject in names(content[part])]
         assert len(homes) == 1
         assert sum(row["subject"] == subject for row in content[homes[0]]) == 5
 
@@ -109,7 +109,7 @@ def test_a_rejected_scan_is_in_no_part(tmp_path: Path):
     images = prepared_images(tmp_path, study)
     del images["s05"]
     content = write_datalist(tmp_path / "datalist.json", study, THIRDS, images)
-    assert subjects(all_rows(content)) == sorted({r.subject for r in study.records} - {"s05"})
+    assert names(all_rows(content)) == sorted({r.subject for r in study.records} - {"s05"})
 
 
 def move_a_row(content: dict) -> None:
@@ -200,7 +200,7 @@ def test_a_hashed_subject_says_nothing_but_whether_it_is_the_same():
 
 
 def test_subjects_are_sorted_texts_each_once():
-    assert subjects([{"subject": "b"}, {"subject": 10}, {"subject": "b"}]) == ["10", "b"]
+    assert names([{"subject": "b"}, {"subject": 10}, {"subject": "b"}]) == ["10", "b"]
 
 
 def test_splitting_again_moves_no_image(listed: Path, tmp_path_factory: pytest.TempPathFactory):
@@ -216,8 +216,8 @@ def test_splitting_again_moves_no_image(listed: Path, tmp_path_factory: pytest.T
             str(Path(i).resolve()) for i in images
         )
         assert content["split"]["method"] == "KFold"
-    tested = [subjects(read_datalist(path)["test"]) for path in folds]
-    assert sorted(sum(tested, [])) == sorted(subjects(all_rows(read_datalist(listed))))
+    tested = [names(read_datalist(path)["test"]) for path in folds]
+    assert sorted(sum(tested, [])) == sorted(names(all_rows(read_datalist(listed))))
 
 
 def test_splitting_again_keeps_everything_but_the_split(listed: Path, tmp_path: Path):

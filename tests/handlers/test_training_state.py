@@ -109,7 +109,7 @@ def test_nothing_to_resume_is_said_and_training_begins(tmp_path: Path, caplog: p
 
 def test_another_split_is_refused(tmp_path: Path):
     train(tmp_path, epochs=1)
-    with pytest.raises(ValueError, match=r"last\.pt was trained on another split: give its datalist"):
+    with pytest.raises(ValueError, match=r"last\.pt was trained on another split, or other labels: give its datalist"):
         train(tmp_path, epochs=2, resume=True, digest="b")
 
 

@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers import ValidationHandler
 
-from custom.data import PARTS
+from custom.data import PARTS, Windows
 from custom.data.datalist import hashed
 from custom.handlers import BestModel, InitialWeights, SameGrid, TrainingState, VerifiedCheckpointLoader
 
@@ -210,3 +210,36 @@ def test_the_grid_of_the_training_is_kept_and_another_is_refused(tmp_path: Path)
         engine.state.batch = [{"image": MetaTensor(torch.zeros(shape), affine=torch.diag(torch.tensor([*spacing, 1.0])))}]
         with pytest.raises(ValueError, match="trained on"):
             engine.fire_event(Events.ITERATION_COMPLETED)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"class_names": ["ill", "healthy"]}, "trained with class_names .'healthy', 'ill'., now they are .'ill', 'healthy'."),
+        ({"class_names": ["healthy", "ill"], "windows": Windows(shift=4)}, None),  # windows were none of the training's
+        ({"datalist": DATALIST | {"permuted": 3}}, "trained with permuted None, now they are 3"),
+        ({"datalist": DATALIST | {"class_names": ["ill", "healthy"]}}, "trained with class_names"),
+    ],
+)
+def test_weights_of_another_training_are_refused(tmp_path: Path, given: dict, message: str | None):
+    """They would fit: the same classes in another order, true labels for permuted ones."""
+    network = train(tmp_path / "run", [0.5], 1)
+    provenance = tmp_path / "run/model.json"
+    content = json.loads(provenance.read_text())
+    del content["windows"]
+    provenance.write_text(json.dumps(content))
+    load = VerifiedCheckpointLoader(str(tmp_path / "run/model.pt"), network, CPU, **given)
+    if message is None:
+        load(Engine(lambda engine, batch: None))
+        return
+    with pytest.raises(ValueError, match=message):
+        load(Engine(lambda engine, batch: None))
+
+
+def test_other_windows_than_those_of_the_training_are_refused(tmp_path: Path):
+    network = train(tmp_path / "run", [0.5], 1)
+    provenance = tmp_path / "run/model.json"
+    provenance.write_text(json.dumps(json.loads(provenance.read_text()) | {"windows": Windows(shift=4).describe()}))
+    VerifiedCheckpointLoader(str(tmp_path / "run/model.pt"), network, CPU, windows=Windows(shift=4))(Engine(lambda e, b: None))
+    with pytest.raises(ValueError, match="trained with windows .*'shift': 4.*now they are .*'shift': 0"):
+        VerifiedCheckpointLoader(str(tmp_path / "run/model.pt"), network, CPU, windows=Windows())(Engine(lambda e, b: None))

@@ -4,7 +4,7 @@ import pytest
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import roc_auc_score
 
-from custom.metrics import Baseline, MissingColumn, probabilities
+from custom.metrics import Baseline, LinearSVM, Unavailable, probabilities
 
 NAMES = ["healthy", "ill"]
 
@@ -67,6 +67,13 @@ def test_class_without_training_subjects_has_probability_zero():
     assert (table["predicted"] == table["label"]).mean() > 0.7
 
 
+@pytest.mark.parametrize("baseline", [Baseline(), Baseline(["Age"]), Baseline(["Age"], estimator=LinearSVM())])
+def test_training_subjects_of_one_class_predict_that_class(baseline):
+    training = [row for row in study() if row["label"] == 1]
+    table = baseline.fit(training, NAMES).predict_proba(study(10, seed=1, first=60))
+    assert probabilities(table).tolist() == [[0, 1]] * 10
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_pixels_learn(tmp_path, classes):
     rng, rows = np.random.default_rng(0), []
@@ -94,7 +101,7 @@ def test_unit_other_than_subject():
 
 
 def test_refuses():
-    with pytest.raises(MissingColumn, match="nWBV"):
+    with pytest.raises(Unavailable, match="nWBV"):
         Baseline(["nWBV"]).fit(study(), NAMES)
     with pytest.raises(ValueError, match="one of columns"):
         Baseline(["Age"], image_size=8)

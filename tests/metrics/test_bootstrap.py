@@ -146,3 +146,11 @@ def test_scores_of_different_folds_are_not_compared():
 def test_auc_within_groups_of_one_class_is_undefined():
     y = np.array([0, 0, 1, 1])
     assert np.isnan(auc_within(y, np.arange(4.0), y)["value"])
+
+
+def test_of_a_single_subject_there_is_no_interval():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([1, 1], 24)
+    found = bootstrap(rng.integers(0, 2, 24), p, ["a", "b"], clusters=["one"] * 24, n=20)
+    assert 0 < found["accuracy"]["value"] < 1
+    assert np.isnan([found["accuracy"]["low"], found["accuracy"]["high"]]).all()

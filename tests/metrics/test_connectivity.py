@@ -8,7 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from custom.data.roi_series import read_roi_series
-from custom.metrics import Baseline, MissingColumn
+from custom.metrics import Baseline, Unavailable
 from custom.metrics.connectivity import Connectivity, block_series, fisher_z
 
 SERIES = np.random.default_rng(0).normal(size=(4000, 4)) @ np.random.default_rng(1).normal(size=(4, 4))
@@ -121,7 +121,7 @@ def test_real_series_with_their_constant_columns(real_data: Path):
 
 def test_a_missing_series(real_data: Path):
     path = str(next((real_data / "abide" / "roi_ts_aal116").glob("*.npz")))
-    with pytest.raises(MissingColumn, match="roi_series"):
+    with pytest.raises(Unavailable, match="roi_series"):
         Connectivity(series="roi_series")({"a": [{}], "b": [{"roi_series": None}]})
     with pytest.raises(ValueError, match="no 'roi_series' for b"):
         Connectivity(series="roi_series")({"a": [{"roi_series": path}], "b": [{"roi_series": None}]})

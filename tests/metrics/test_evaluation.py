@@ -125,6 +125,61 @@ def test_intervals_are_over_subjects_when_the_unit_is_a_block(tmp_path):
     assert found["subjects"]["test"]["classes"] == {"healthy": 20, "ill": 20}
 
 
+def blocks(tmp_path, within_subjects: bool, runs: tuple[int, ...] = (0, 1), columns=("scan",)) -> tuple[str, dict]:
+    """Two subjects with several runs of four blocks; in run 0 the network is always right, in the others never."""
+    datalist = study()
+    rows = [
+        {"subject": s, "scan": f"{s}_{r}", "block": f"{s}_{r}_{k}", "label": k % 2, "image": f"{s}_{r}.nii"}
+        for s in ("01", "02") for r in runs for k in range(4)
+    ]  # fmt: skip
+    right = np.array([row["scan"].endswith("_0") for row in rows])
+    p = np.where(right == np.array([row["label"] == 1 for row in rows]), 0.9, 0.1)
+    table = pd.DataFrame(rows)[["block", "subject", *columns, "label"]].assign(rows=1, predicted=0, p_healthy=1 - p, p_ill=p)
+    tmp_path.mkdir(exist_ok=True)
+    table.to_csv(tmp_path / "predictions.csv", index=False)
+    split = datalist["split"] | ({"within_subjects": True} if within_subjects else {})
+    training = [row | {"block": row["image"]} for row in datalist["training"]]
+    return str(tmp_path / "predictions.csv"), datalist | {"split": split, "training": training, "validation": [], "test": rows}
+
+
+@pytest.mark.parametrize(("within_subjects", "low"), [(False, 0.5), (True, 0.0)])
+def test_runs_are_drawn_where_the_split_is_within_subjects(tmp_path, within_subjects, low):
+    path, datalist = blocks(tmp_path, within_subjects)
+    found = evaluate(path, datalist, {}, str(tmp_path), n_bootstrap=500, unit="block")["models"]["network"]["accuracy"]
+    assert found == {"value": 0.5, "low": low, "high": 1 - low}  # either subject has a right and a wrong run
+
+
+def test_a_split_within_subjects_needs_the_runs_in_the_predictions(tmp_path):
+    path, datalist = blocks(tmp_path, True, columns=())
+    with pytest.raises(ValueError, match="no column 'scan' beside 'block'"):
+        evaluate(path, datalist, {}, str(tmp_path), n_bootstrap=10, unit="block")
+
+
+def test_folds_within_subjects_count_a_subject_once_and_draw_runs(tmp_path):
+    for fold in range(2):
+        path, datalist = blocks(tmp_path / str(fold), True, runs=(fold,))
+        evaluate(path, datalist, {}, str(tmp_path / str(fold)), n_bootstrap=10, unit="block")
+    found = evaluate_folds([str(tmp_path / str(k)) for k in range(2)], str(tmp_path / "all"), n_bootstrap=50)
+    assert found["subjects"]["test"]["n"] == 2
+    assert found["subjects"]["test"]["rows"] == 16
+    accuracy = found["models"]["network"]["accuracy"]
+    assert accuracy["value"] == 0.5
+    assert accuracy["low"] < 0.3 < 0.7 < accuracy["high"], "one run is right, the other wrong: either may be drawn"
+
+
+def test_preprocessing_is_copied(tmp_path):
+    assert run(tmp_path / "a", study() | {"preprocessing": ["CleanBOLDd"]})["preprocessing"] == ["CleanBOLDd"]
+    assert run(tmp_path / "b", study())["preprocessing"] is None
+    with pytest.raises(ValueError, match="b: preprocessing differ"):
+        evaluate_folds([str(tmp_path / "a"), str(tmp_path / "b")], str(tmp_path / "all"))
+
+
+@pytest.mark.parametrize("figure", ["pr_auc", "kappa"])
+def test_other_figures_can_be_permuted(tmp_path, figure):
+    value = run(tmp_path, permute_labels(study(), 0))["models"]["network"][figure]["value"]
+    assert summarise_permutations([str(tmp_path)], str(tmp_path), figure)["values"] == [value]
+
+
 def test_folds_are_pooled(tmp_path):
     folds = [run(tmp_path / str(k), study(20 * k)) for k in range(3)]
     found = evaluate_folds([str(tmp_path / str(k)) for k in range(3)], str(tmp_path / "all"), n_bootstrap=50)

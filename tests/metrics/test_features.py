@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.metrics import BlockMeans, MissingColumn
+from custom.metrics import BlockMeans, Unavailable
 from custom.metrics.features import column_table
 
 
@@ -19,7 +19,7 @@ def test_numbers_are_averaged_over_rescans_and_texts_kept():
 
 
 def test_column_that_nobody_has():
-    with pytest.raises(MissingColumn, match="nWBV"):
+    with pytest.raises(Unavailable, match="nWBV"):
         column_table({"a": [{"Age": 70, "nWBV": None}], "b": [{"Age": 71}]}, ["Age", "nWBV"])
 
 

@@ -189,7 +189,7 @@ def test_repetition_time_of_the_header(tmp_path: Path, tr: float, unit: str, sec
     assert image.meta.get("repetition_time") == seconds
 
 
-@pytest.mark.parametrize(("content", "seconds"), [({"RepetitionTime": 1.5}, 1.5), ({"RepetitionTime": 0}, 2.0), ({}, 2.0)])
+@pytest.mark.parametrize(("content", "seconds"), [({"RepetitionTime": 1.5}, 1.5), ({}, 2.0)])
 def test_repetition_time_of_the_sidecar(tmp_path: Path, content: dict, seconds: float):
     path, mask = nifti(tmp_path / "a_bold.nii.gz"), save_mask(tmp_path / "m.nii")
     (tmp_path / "a_bold.json").write_text(json.dumps(content))
@@ -197,10 +197,18 @@ def test_repetition_time_of_the_sidecar(tmp_path: Path, content: dict, seconds: 
     assert load(path, mask, repetition_time=0.7)[0].meta["repetition_time"] == 0.7
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"RepetitionTime": "two"}', '{"RepetitionTime": null}'])
+def test_repetition_time_of_the_dataset(tmp_path: Path):
+    (tmp_path / "dataset_description.json").write_text("{}")
+    (tmp_path / "task-rest_bold.json").write_text('{"RepetitionTime": 0.72}')
+    (tmp_path / "sub-1" / "func").mkdir(parents=True)
+    path = nifti(tmp_path / "sub-1" / "func" / "sub-1_task-rest_bold.nii")
+    assert load(path, save_mask(tmp_path / "m.nii"))[0].meta["repetition_time"] == 0.72
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"RepetitionTime": "two"}', '{"RepetitionTime": 0}'])
 def test_a_broken_sidecar_is_named(tmp_path: Path, content: str):
     (tmp_path / "a.json").write_text(content)
-    with pytest.raises(BadScan, match=r"a\.json: not a BIDS file"):
+    with pytest.raises(BadScan, match=r"a\.json: (not a BIDS file|RepetitionTime is)"):
         load(nifti(tmp_path / "a.nii"), save_mask(tmp_path / "m.nii"))
 
 

@@ -52,7 +52,7 @@ def test_a_map_is_written_as_it_is_with_a_picture(tmp_path: Path, shape: tuple[i
 def test_an_entry_names_the_classes_and_no_place_of_this_machine(tmp_path: Path):
     (entry,) = summary_of(tmp_path, explanation())["maps"]
     assert entry == {
-        "subject": "s1", "source": "s1.img", "label": "ill", "predicted": "healthy",
+        "subject": "s1", "title": "s1", "source": "s1.img", "label": "ill", "predicted": "healthy",
         "png": "00_s1.png", "nifti": "00_s1.nii.gz", "randomised_weights_correlation": 0.25,
     }  # fmt: skip
 

@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from custom.metrics import summarise_permutations
 from custom.visualize import write_report
-from custom.visualize.report import _plain, _verdicts
+from custom.visualize.report import _permutations, _plain, _verdicts
 
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 
@@ -43,7 +43,14 @@ def plain(tmp_path_factory, write_evaluation):
         (folder / "explain").mkdir()
         (folder / "explain" / "0.png").write_bytes(PNG)
         check = {"mean": 0.12, "low": None, "high": None, "undefined": 0}
-        one = {"subject": "<u>001", "label": None, "predicted": "healthy", "png": "0.png", "nifti": "0.nii.gz"}
+        one = {
+            "subject": "<u>001",
+            "title": "<u>001",
+            "label": None,
+            "predicted": "healthy",
+            "png": "0.png",
+            "nifti": "0.nii.gz",
+        }
         maps = {"method": "Grad-CAM", "randomised_weights_correlation": check, "maps": [one]}
         (folder / "explain" / "maps.json").write_text(json.dumps(maps))
         path = write_report(str(folder), writer)
@@ -68,6 +75,7 @@ def test_unknown_subjects_and_leak_detector_are_told(synthetic):
     text = " ".join(synthetic.lines)
     assert "Subject unknown." in text
     assert "With permuted labels, 1 repeats: mean AUC" in text
+    assert "Chance is 0.5; more" in text
 
 
 def test_real_study_is_not_called_synthetic(plain):
@@ -106,6 +114,80 @@ def test_pictures_lie_beside_the_page_and_in_tensorboard(plain):
     assert {p.stem for p in folder.glob("*.png")} == names
     events = b"".join(p.read_bytes() for p in folder.glob("*tfevents*"))
     assert all(f"report/{name}".encode() in events for name in names)
+
+
+@pytest.fixture
+def analysed(tmp_path, write_evaluation):
+    """Function (subjects of the BOLD analysis, changes of metrics.json and of analysis.json): text of the report."""
+
+    def text(subjects: list[str], metrics: dict, **changes) -> str:
+        write_evaluation(tmp_path)
+        metrics = json.loads((tmp_path / "metrics.json").read_text()) | metrics
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+        folder = tmp_path / "explore"
+        folder.mkdir(exist_ok=True)
+        for name in ("t.png", "courses.png", "tsnr.png", "runs.png"):
+            (folder / name).write_bytes(PNG)
+        (folder / "runs.csv").write_text("scan,subject,frames,tsnr,fd_mm\nr<i>1,007,60,81.5,0.123\nr2,007,60,80.04,\n")
+        peak = {"t": -7.25, "percent": -1.5, "mm": [1.0, 2.0, -3.5]}
+        analysis = {
+            "subjects": subjects, "one_space": True, "motion": None, "runs": {"csv": "runs.csv", "png": "runs.png", "n": 2},
+            "tsnr": {"png": "tsnr.png", "median": 81.2}, "time_courses": {"png": "courses.png", "share_of_voxels": 0.01},
+            "maps": [{"map": "hand <b>", "subjects": 5, "png": "t.png", "peak": peak}],
+        } | changes  # fmt: skip
+        (folder / "analysis.json").write_text(json.dumps(analysis))
+        page = Page(write_report(str(tmp_path)))
+        assert not {"b", "i"} & page.tags
+        assert len(page.links) == 9
+        return " ".join(page.lines)
+
+    return text
+
+
+def test_bold_analysis_of_training_subjects_and_steps_that_use_the_test_run(analysed):
+    text = analysed(["t0", "t1"], {"preprocessing": ["LoadBOLDd", "CleanBOLDd", "TemporalZScored", "CentreRund"]})
+    for part in (
+        *(
+            "Group maps of 2 subjects, 2 runs. None of them is a test subject.",
+            "Median temporal SNR 81",
+            "hand <b> 5 −7.2 −1.50",
+        ),
+        *(
+            "1.0, 2.0, -3.5",
+            "1 % of voxels of highest |t|, chosen on the same data",
+            "r<i>1 007 60 81.50 0.12 r2 007 60 80.04 –",
+        ),
+        "Transductive: detrending within the run, z-score within the run, run centring over the run's events.",
+        "95 % bootstrap interval over subjects",
+    ):
+        assert part in text
+    assert not any(part in text for part in ("No common space", "framewise", "within subjects"))
+
+
+def test_bold_analysis_of_test_subjects_in_different_spaces_and_a_split_within_subjects(analysed):
+    split = {"method": "LeaveOneRunOut", "within_subjects": True}
+    motion = {"median_mm": 0.153, "runs": 2}
+    text = analysed(["t0", "001", "002"], {"split": split, "preprocessing": ["LoadBOLDd"]}, one_space=False, motion=motion)
+    for part in (
+        *("2 of them are test subjects too", "No common space.", "median framewise displacement 0.15 mm"),
+        *("95 % bootstrap interval over runs", "The split is within subjects", "on the same resamples of the runs"),
+    ):
+        assert part in text
+    assert "Transductive" not in text
+
+
+@pytest.mark.parametrize(
+    ("figure", "chance"), [("auc", 0.5), ("kappa", 0), ("mcc", 0), ("balanced_accuracy", 0.5), ("ece", None)]
+)
+def test_chance_is_that_of_the_permuted_figure(tmp_path, figure, chance):
+    (tmp_path / "permutations.json").write_text(json.dumps({"figure": figure}))
+    assert _permutations(tmp_path, {"subjects": {"test": {"classes": {"a": 30, "b": 10}}}})["chance"] == chance
+
+
+def test_chance_of_a_rare_class_and_of_three(tmp_path):
+    (tmp_path / "permutations.json").write_text(json.dumps({"figure": "pr_auc"}))
+    for counts, chance in (({"a": 30, "b": 10}, 0.25), ({"a": 5, "b": 5, "c": 0, "d": 3}, 1 / 3)):
+        assert _permutations(tmp_path, {"subjects": {"test": {"classes": counts}}})["chance"] == pytest.approx(chance)
 
 
 def test_no_evaluation_in_the_folder(tmp_path):

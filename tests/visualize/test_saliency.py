@@ -301,5 +301,5 @@ def test_the_report_shows_map_and_evidence(explained: tuple[Path, dict], tmp_pat
     shutil.copytree(explained[0] / "explain", tmp_path / "explain")
     page = Path(write_report(str(tmp_path))).read_text(encoding="utf-8")
     pictures = re.findall(r'<img alt="([^"]*of 0050048)" src="data:image/png;base64,([^"]{1000,})"', page)
-    assert [alt for alt, _ in pictures] == ["Integrated gradients of 0050048", "evidence over time of 0050048"]
+    assert [alt for alt, _ in pictures] == ["Integrated gradients of 0050048", "course over time of 0050048"]
     assert pictures[0][1] != pictures[1][1]
