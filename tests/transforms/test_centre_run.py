@@ -83,8 +83,8 @@ def test_what_is_not_finite_is_refused(value: float):
 
 
 def test_events_without_a_place_are_refused():
-    with pytest.raises(BadScan, match="a: event 0 begins at 80 s, the run has 40 frames of 2 s"):
-        CentreRund("image", WINDOWS)({"image": run(), "events": (Event(80, 16),)})
+    with pytest.raises(BadScan, match="a: event 0 begins at 84 s, the run has 40 frames of 2 s"):
+        CentreRund("image", WINDOWS)({"image": run(), "events": (Event(84, 16),)})
     unknown = MetaTensor(run().as_tensor(), meta={"filename_or_obj": "a"})
     with pytest.raises(BadScan, match="a: the time between two frames is not known"):
         CentreRund("image", WINDOWS)({"image": unknown, "events": EVENTS})

@@ -112,7 +112,7 @@ def test_a_run_becomes_a_list_of_its_events_windows():
     assert [item["frame_mask"].sum().item() for item in items] == [4, 4, 2]
     assert [item["block"] for item in items] == ["run_000", "run_001", "run_002"]
     assert [(item["onset"], item["label"]) for item in items] == [(4, 1), (20, 0), (32, 1)]
-    assert set(items[0]) == {"image", "frame_mask", "block", "onset", "label", "scan", "subject", "age"}
+    assert set(items[0]) == {"image", "frame_mask", "block", "onset", "start", "label", "scan", "subject", "age"}
 
 
 def test_windows_of_a_run_are_those_of_its_rows():
@@ -146,8 +146,8 @@ def test_a_block_that_the_events_name_keeps_its_name_and_a_run_without_labels_ha
 def test_runs_whose_events_have_no_windows_are_refused():
     with pytest.raises(BadScan, match=r"run\.nii: none of its 1 events has a window within its 20 frames"):
         SplitEventsd("image", Windows(shift=6))(run_item(events=(Event(38, 8),)))
-    with pytest.raises(BadScan, match=r"run\.nii: event 0 begins at 40 s"):
-        SplitEventsd("image", Windows())(run_item(events=(Event(40, 8),)))
+    with pytest.raises(BadScan, match=r"run\.nii: event 0 begins at 44 s"):
+        SplitEventsd("image", Windows())(run_item(events=(Event(44, 8),)))
     unknown = {**run_item(), "image": MetaTensor(RUN, meta={"filename_or_obj": "run.nii"})}
     with pytest.raises(BadScan, match=r"run\.nii: the time between two frames is not known"):
         SplitEventsd("image", Windows())(unknown)

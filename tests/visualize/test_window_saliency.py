@@ -24,7 +24,7 @@ from custom.visualize.window_saliency import time_course, write_window_saliency
 CPU = torch.device("cpu")
 CLASSES = ["left leg", "right leg", "forearm"]
 SHAPE, RUN, FRAMES, TR, SHIFT = (8, 6, 5), 20, 4, 2.0, 4.0
-ONSETS = (1.0, 9.0, 16.5, 31.0)  # the last window has two frames of the run
+ONSETS = (0.5, 8.5, 16.5, 31.0)  # the last window has two frames of the run
 STARTS = (2, 6, 10, 18)
 LABELS = (0, 1, 0, 1)
 BLOB = (6, 3, 2)
