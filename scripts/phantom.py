@@ -8,6 +8,7 @@ from __future__ import annotations
 import fire
 
 from custom.phantoms.abide import write_study as abide
+from custom.phantoms.haxby import write_study as haxby
 from custom.phantoms.learning_stage import write_study as learning_stage
 from custom.phantoms.motor import write_study as motor
 from custom.phantoms.oasis import write_study as oasis
@@ -16,7 +17,7 @@ from custom.phantoms.oasis_slices import write_slices as oasis_slices
 
 def main() -> None:
     """Command line: one subcommand per study."""
-    studies = {"abide": abide, "learning_stage": learning_stage, "motor": motor, "oasis": oasis}
+    studies = {"abide": abide, "haxby": haxby, "learning_stage": learning_stage, "motor": motor, "oasis": oasis}
     fire.Fire({**studies, "oasis_slices": oasis_slices})
 
 

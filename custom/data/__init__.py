@@ -1,5 +1,7 @@
 from .datalist import read_datalist, split_again, write_datalist
+from .other_windows import single_frames, sliding_windows
 from .prepare import prepare
+from .prepare_scans import prepare_scans
 from .records import Event, Record, Study
 from .sampling import balanced_weights
 from .scans import images_within, list_scans, sample_test_scans
@@ -7,12 +9,12 @@ from .splits import PARTS, HoldOut, KFold, LeaveOneGroupOut, LeaveOneRunOut
 from .windows import Window, Windows
 
 __all__ = [
-    "PARTS",
     "Event",
     "HoldOut",
     "KFold",
     "LeaveOneGroupOut",
     "LeaveOneRunOut",
+    "PARTS",
     "Record",
     "Study",
     "Window",
@@ -21,8 +23,11 @@ __all__ = [
     "images_within",
     "list_scans",
     "prepare",
+    "prepare_scans",
     "read_datalist",
     "sample_test_scans",
+    "single_frames",
+    "sliding_windows",
     "split_again",
     "write_datalist",
 ]

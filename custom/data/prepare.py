@@ -35,7 +35,7 @@ from .records import Record, Study
 from .splits import Split
 from .windows import Windows
 
-__all__ = ["prepare", "save_image"]
+__all__ = ["prepare", "save_image", "scale_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,8 @@ def prepare(
     Args:
         study: the records.
         transform: from ``{"image": path}`` and the record's ``inputs`` and ``events`` to a (1, X, Y, Z) image, to a
-            (T, X, Y, Z) series, or to several images (slices) in a list. What it puts into ``report`` stands in the row.
+            (T, X, Y, Z) series, or to several images (slices) in a list. What it puts into ``report`` stands in the row, what
+            it puts into ``scale`` (2, X, Y, Z) is written beside the image, see :py:func:`scale_path`.
         split: how to split what was not rejected.
         dataset_dir: receives ``images/*.nii`` (uncompressed) and ``rejected.csv``.
         datalist: path of the list to write.
@@ -140,6 +141,11 @@ def save_image(path: Path, image: MetaTensor, dtype: str = "float32") -> None:
         nib.save(picture, temporary)
 
 
+def scale_path(image: str | Path) -> Path:
+    """Return where the mean and the standard deviation (X, Y, Z, 2) lie that a prepared run was standardised by."""
+    return Path(image).with_name(f"{Path(image).stem}_scale.nii")
+
+
 def _refuse_equal_names(records: Sequence[Record]) -> None:
     images: dict[str, str] = {}
     for record in records:
@@ -212,6 +218,8 @@ def _write(record: Record, item: Mapping[str, Any], folder: Path, dtype: str) ->
     suffix = f"_slice-{piece['slice']:03d}" if piece else ""
     name = f"images/{record.name}{suffix}.nii"
     save_image(folder / name, item["image"], dtype)
+    if "scale" in item:
+        save_image(scale_path(folder / name), item["scale"])
     time = {"frames": len(item["image"]), "repetition_time": item["image"].meta.get("repetition_time")} if record.events else {}
     return {"image": name, **piece, **time, **item.get("report", {})}
 

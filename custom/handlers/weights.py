@@ -6,7 +6,7 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ignite
 import monai
@@ -22,7 +22,9 @@ from ..data.windows import Windows
 from ..networks import load_initial_weights
 from ..paths import written_whole
 
-__all__ = ["BestModel", "InitialWeights", "SameGrid", "VerifiedCheckpointLoader"]
+__all__ = ["BestModel", "InitialWeights", "SameGrid", "VerifiedCheckpointLoader", "load_verified"]
+
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 class BestModel:
@@ -187,6 +189,12 @@ class VerifiedCheckpointLoader(CheckpointLoader):
                 f"{self.load_path} was trained or selected on {len(both)} {column}s of the test part ({', '.join(both[:5])}): "
                 "evaluate with the datalist it was trained with."
             )
+
+
+def load_verified(path: str, network: Network, **options: Any) -> Network:
+    """Load weights outside an engine and return the network; arguments and errors as :py:class:`VerifiedCheckpointLoader`."""
+    VerifiedCheckpointLoader(path, network, **options)(Engine(lambda engine, batch: None))
+    return network
 
 
 class InitialWeights:

@@ -32,6 +32,7 @@ def clean_bold(
     high_pass: float | None = None,
     low_pass: float | None = None,
     repetition_time: float | None = None,
+    keep_mean: bool = False,
 ) -> torch.Tensor:
     """Detrend and filter every voxel's time series with ``nilearn.signal.clean``.
 
@@ -41,6 +42,7 @@ def clean_bold(
         high_pass: lowest frequency to keep, in Hz (Butterworth filter, forwards and backwards).
         low_pass: highest frequency to keep, in Hz.
         repetition_time: seconds from frame to frame, which the filter needs.
+        keep_mean: put back the mean over time, which cleaning takes away.
 
     Returns:
         A cleaned copy, float32.
@@ -59,7 +61,7 @@ def clean_bold(
         block = series[:, voxels].double().numpy()
         if not np.isfinite(block).all():
             raise BadScan(f"{name}: some voxels are NaN or infinite, which a filter would spread: inpaint first.")
-        result[:, voxels] = torch.from_numpy(_clean(block, options)).float()
+        result[:, voxels] = torch.from_numpy(_clean(block, options) + keep_mean * block.mean(0)).float()
     return convert_to_dst_type(result.view(image.shape), image, dtype=torch.float32)[0]
 
 
@@ -95,6 +97,7 @@ class CleanBOLDd(MapTransform):
         detrend: subtract a straight line from every voxel's series.
         high_pass: lowest frequency to keep, in Hz.
         low_pass: highest frequency to keep, in Hz.
+        keep_mean: put back the mean over time, for what follows to know it.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class CleanBOLDd(MapTransform):
         detrend: bool = True,
         high_pass: float | None = None,
         low_pass: float | None = None,
+        keep_mean: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -110,11 +114,11 @@ class CleanBOLDd(MapTransform):
             raise ValueError(f"frequencies must be positive, not high_pass {high_pass} and low_pass {low_pass}.")
         if high_pass is not None and low_pass is not None and high_pass >= low_pass:
             raise ValueError(f"high_pass {high_pass} must be below low_pass {low_pass}: both say what is kept, in Hz.")
-        self.detrend, self.high_pass, self.low_pass = detrend, high_pass, low_pass
+        self.detrend, self.high_pass, self.low_pass, self.keep_mean = detrend, high_pass, low_pass, keep_mean
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
             time = getattr(d[key], "meta", {}).get("repetition_time")
-            d[key] = clean_bold(d[key], self.detrend, self.high_pass, self.low_pass, time)
+            d[key] = clean_bold(d[key], self.detrend, self.high_pass, self.low_pass, time, self.keep_mean)
         return d

@@ -6,6 +6,7 @@ Whatever is wrong with a file is a :py:class:`BadScan` that names it.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ __all__ = ["LoadBOLDd", "estimate_brain_mask", "load_mat", "load_nifti"]
 
 DAMAGED = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 MASKED = 0.2  # share of voxels without any signal from which a scan counts as masked already; air is noise, not 0
+FRAME_RANGE = "frame_range"  # key of a run's frames in a file of several runs
 THIN = 16  # fewer voxels along an axis than this, and nilearn's opening by 2 would take most of the brain away
 
 
@@ -75,7 +77,7 @@ def _time_axis(image: tuple[int, ...], mask: tuple[int, ...], stated: str | None
     return fitting[0]
 
 
-def load_nifti(path: str, mask_path: str | None = None) -> tuple[MetaTensor, MetaTensor]:
+def load_nifti(path: str, mask_path: str | None = None, frames: tuple[int, int] | None = None) -> tuple[MetaTensor, MetaTensor]:
     """Return image (T, X, Y, Z) float32 and mask (1, X, Y, Z) uint8 of NIfTI files (X, Y, Z, T) and (X, Y, Z).
 
     The image's ``repetition_time`` is that of its BIDS json, beside it or inherited, or the header's; in seconds, ``None``
@@ -84,11 +86,12 @@ def load_nifti(path: str, mask_path: str | None = None) -> tuple[MetaTensor, Met
     Args:
         path: of the scan.
         mask_path: of its brain mask, on the same grid; without one, see :py:func:`estimate_brain_mask`.
+        frames: first one and the one after the last, of a run in a file of several; the others are not kept in memory.
 
     Raises:
-        BadScan: if a file is damaged, not of so many dimensions, or the mask of another grid.
+        BadScan: if a file is damaged, not of so many dimensions, without the frames, or the mask of another grid.
     """
-    file, array = _read(path, dimensions=4)
+    file, array = _read(path, dimensions=4, frames=frames)
     image = _tensor(np.moveaxis(array, -1, 0), file.affine, path, repetition_time(path, file.header))
     if mask_path is None:
         return image, _mask_tensor(estimate_brain_mask(image.numpy(), file.affine, path), file.affine, path)
@@ -101,13 +104,13 @@ def load_nifti(path: str, mask_path: str | None = None) -> tuple[MetaTensor, Met
     return image, _mask_tensor(mask > 0, file.affine, mask_path)
 
 
-def _read(path: str, dimensions: int) -> tuple[nib.Nifti1Image, np.ndarray]:
+def _read(path: str, dimensions: int, frames: tuple[int, int] | None = None) -> tuple[nib.Nifti1Image, np.ndarray]:
     """Read a file once, straight to float32; an axis of 1 at the end that is too many is taken off."""
     try:
         file = nib.load(path)
         if file.get_data_dtype().kind not in "biuf":
             raise BadScan(f"{path}: holds {file.get_data_dtype()}, real numbers are wanted.")
-        array = np.asarray(file.dataobj, dtype=np.float32)
+        array = np.asarray(file.dataobj if frames is None else _frames_of(file, frames, path), dtype=np.float32)
     except (FileNotFoundError, BadScan):
         raise
     except DAMAGED as error:
@@ -119,6 +122,23 @@ def _read(path: str, dimensions: int) -> tuple[nib.Nifti1Image, np.ndarray]:
     if not (np.isfinite(file.affine).all() and abs(np.linalg.det(file.affine)) > 1e-6):
         raise BadScan(f"{path}: its affine has no inverse, so the voxels have no place: {file.affine.tolist()}.")
     return file, array
+
+
+def _frames_of(file: nib.Nifti1Image, frames: tuple[int, int], path: str) -> np.ndarray:
+    """Read some frames: nibabel leaves the others in the file."""
+    start, stop = frames
+    if len(file.shape) < 4 or not 0 <= start < stop <= file.shape[3]:
+        raise BadScan(
+            f"{path}: the frames {start} to {stop} of a run are wanted, the file has shape {file.shape}: fetch it again."
+        )
+    return file.dataobj[:, :, :, start:stop]
+
+
+def _frame_range(text: str, path: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if found is None:
+        raise BadScan(f"{path}: frame_range is '{text}': two numbers of frames are wanted, as '121:242'.")
+    return int(found[1]), int(found[2])
 
 
 def estimate_brain_mask(image: np.ndarray, affine: np.ndarray, name: str) -> np.ndarray:
@@ -173,7 +193,8 @@ class LoadBOLDd(MapTransform):
     """Dictionary version of :py:func:`load_mat` and :py:func:`load_nifti`, by the file's suffix.
 
     ``data[image]`` is the path; ``data[mask]``, where it is there, the path of a NIfTI's mask. A mask that had to be estimated
-    is noted in the report as ``mask_estimated``.
+    is noted in the report as ``mask_estimated``. ``data["frame_range"]``, where it is there, says which frames of a NIfTI are
+    the run, written like a slice of Python: ``"121:242"``.
 
     Args:
         keys: of image and mask.
@@ -206,10 +227,13 @@ class LoadBOLDd(MapTransform):
         image_key, mask_key = self.keys
         path = str(d[image_key])
         if path.endswith(".mat"):
+            if FRAME_RANGE in d:
+                raise BadScan(f"{path}: has a {FRAME_RANGE}, which only a NIfTI may have: save each run as a file of its own.")
             d[image_key], d[mask_key] = load_mat(path, self.voxel_size, self.time_axis)
         else:
-            given = d.get(mask_key)
-            d[image_key], d[mask_key] = load_nifti(path, None if given is None else str(given))
+            given, part = d.get(mask_key), d.get(FRAME_RANGE)
+            frames = None if part is None else _frame_range(str(part), path)
+            d[image_key], d[mask_key] = load_nifti(path, None if given is None else str(given), frames)
             d = d if given is not None else add_to_report(d, mask_estimated=1)
         if self.repetition_time is not None:
             d[image_key].meta["repetition_time"] = self.repetition_time

@@ -11,13 +11,14 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
+from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 from monai.utils import convert_to_dst_type
 
 from ..errors import BadScan
 from .bold_item import empty_image, plain_tensor, scan_name
 
-__all__ = ["CONSTANT", "TemporalZScore", "TemporalZScored", "temporal_zscore"]
+__all__ = ["CONSTANT", "TemporalZScore", "TemporalZScored", "temporal_scale", "temporal_zscore"]
 
 CONSTANT = 8 * torch.finfo(torch.float32).eps
 BLOCK = 1 << 17  # voxel-frames at once: they stay in the processor's cache through all steps
@@ -51,6 +52,14 @@ def _standardize(series: torch.Tensor, result: torch.Tensor) -> bool:
     return bool(torch.isfinite(std).all())
 
 
+def temporal_scale(image: torch.Tensor) -> torch.Tensor:
+    """Return mean and population standard deviation over time (2, X, Y, Z) of (T, X, Y, Z), float32."""
+    series = plain_tensor(image).float()
+    mean = series.mean(0)
+    scale = torch.stack([mean, (series - mean).square().mean(0).sqrt()])
+    return convert_to_dst_type(scale, image, dtype=torch.float32)[0]
+
+
 class TemporalZScore(Transform):
     """Standardize every voxel over time, :py:func:`temporal_zscore`."""
 
@@ -59,7 +68,27 @@ class TemporalZScore(Transform):
 
 
 class TemporalZScored(MapTransform):
-    """Dictionary version of :py:class:`TemporalZScore`."""
+    """Dictionary version of :py:class:`TemporalZScore`.
+
+    Args:
+        keys: images (T, X, Y, Z).
+        scale_key: where to put what the way back needs, mean and standard deviation (2, X, Y, Z) of every voxel; None forgets
+            them.
+
+    Raises:
+        ValueError: for a ``scale_key`` of several images.
+    """
+
+    def __init__(self, keys: KeysCollection, scale_key: str | None = None, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if scale_key is not None and len(self.keys) > 1:
+            raise ValueError(f"one scale_key, {scale_key!r}, cannot take the scales of {self.keys}.")
+        self.scale_key = scale_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        return {**data, **{key: temporal_zscore(data[key]) for key in self.key_iterator(dict(data))}}
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if self.scale_key is not None:
+                d[self.scale_key] = temporal_scale(d[key])
+            d[key] = temporal_zscore(d[key])
+        return d

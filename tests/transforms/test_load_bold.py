@@ -327,3 +327,55 @@ def test_the_item_it_was_given_stays_as_it_was(tmp_path: Path):
     before = {**data, "report": dict(data["report"])}
     assert LoadBOLDd()(data)["report"] == {"n": 1, "mask_estimated": 1}
     assert data == before
+
+
+# a run in a file of several
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_the_frames_of_a_run_alone(tmp_path: Path, suffix: str, scaled: bool):
+    image = nib.Nifti1Image(VOXELS, AFFINE)
+    if scaled:
+        image.header.set_slope_inter(0.5, 3)
+    image.header.set_zooms((3, 3, 4, 2.5))
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, tmp_path / f"a{suffix}")
+    whole = nib.load(tmp_path / f"a{suffix}").get_fdata()
+    data = {"image": str(tmp_path / f"a{suffix}"), "mask": save_mask(tmp_path / "m.nii"), "frame_range": "2:5"}
+    run = LoadBOLDd()(data)
+    assert (run["image"].shape, run["image"].dtype) == ((3, 4, 5, 6), torch.float32)
+    np.testing.assert_allclose(run["image"], np.moveaxis(whole[..., 2:5], -1, 0), rtol=1e-6)
+    assert run["image"].meta["repetition_time"] == 2.5
+
+
+def test_other_frames_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    read = nib.arrayproxy.ArrayProxy._get_unscaled
+
+    def remember(self: nib.arrayproxy.ArrayProxy, slicer: object) -> np.ndarray:
+        found = read(self, slicer)
+        asked.append(found.shape)
+        return found
+
+    monkeypatch.setattr(nib.arrayproxy.ArrayProxy, "_get_unscaled", remember)
+    LoadBOLDd()({"image": nifti(tmp_path / "a.nii.gz"), "mask": save_mask(tmp_path / "m.nii.gz"), "frame_range": "3:7"})
+    assert sorted(asked) == [(4, 5, 6), (4, 5, 6, 4)]
+
+
+@pytest.mark.parametrize("frames", ["5:8", "3:3", "7:9"])
+def test_frames_that_the_file_has_not(tmp_path: Path, frames: str):
+    start, stop = frames.split(":")
+    with pytest.raises(BadScan, match=rf"a\.nii: the frames {start} to {stop} of a run are wanted, the file has shape .* 7\)"):
+        LoadBOLDd()({"image": nifti(tmp_path / "a.nii"), "frame_range": frames})
+
+
+@pytest.mark.parametrize("frames", ["5", "a:b", "-2:3"])
+def test_a_range_that_is_none(tmp_path: Path, frames: str):
+    with pytest.raises(BadScan, match=rf"a\.nii: frame_range is '{frames}': two numbers"):
+        LoadBOLDd()({"image": nifti(tmp_path / "a.nii"), "frame_range": frames})
+
+
+def test_a_matlab_file_is_one_run(tmp_path: Path):
+    with pytest.raises(BadScan, match=r"a\.mat: has a frame_range, which only a NIfTI may have"):
+        LoadBOLDd()({"image": mat(tmp_path / "a.mat"), "frame_range": "0:2"})

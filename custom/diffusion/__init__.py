@@ -1,0 +1,24 @@
+"""Denoising diffusion: samplers, decoding and anomaly scores beyond what MONAI has."""
+
+from __future__ import annotations
+
+from .class_inferer import ClassDiffusionInferer
+from .classifier import DiffusionClassifierInferer, fit_temperature
+from .dpm_solver import DPMSolverScheduler
+from .features import BottleneckFeatures
+from .generate import generate
+from .linear_probe import LinearProbeInferer, ShrinkageLDA, fit_probe
+from .write_samples import write_samples
+
+__all__ = [
+    "BottleneckFeatures",
+    "ClassDiffusionInferer",
+    "DPMSolverScheduler",
+    "DiffusionClassifierInferer",
+    "LinearProbeInferer",
+    "ShrinkageLDA",
+    "fit_probe",
+    "fit_temperature",
+    "generate",
+    "write_samples",
+]

@@ -1,0 +1,130 @@
+"""Generated windows as files: NIfTI in the scanner's units for people, z scores for figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.networks.schedulers import Scheduler
+
+from ..networks.residual_denoiser import ResidualDenoiser
+from ..networks.signal_scale import SignalScale
+from ..paths import written_whole
+from .generate import generate
+
+__all__ = ["write_samples"]
+
+NO_CLASS = "unconditional"
+
+
+def write_samples(
+    network: ResidualDenoiser,
+    scheduler: Scheduler,
+    num_steps: int,
+    class_names: Sequence[str],
+    classes: Sequence[str],
+    per_class: int,
+    frames: int,
+    output_dir: str,
+    seed: int = 0,
+    guidance: float | None = None,
+    film: int = 0,
+    device: torch.device | str = "cpu",
+    batch_size: int = 16,
+) -> dict[str, Any]:
+    """Generate windows of the wanted classes and write them.
+
+    ``<class>_0000.nii.gz`` (X, Y, Z, F) is a sample in the scanner's units with affine and TR of the training runs,
+    ``<class>_mean.nii.gz`` the mean of a class, ``z/<class>_0000.npy`` (F, X, Y, Z) a sample in z scores. ``samples.json``
+    lists them, and the first sample of every class as a film.
+
+    Args:
+        network: with its weights loaded.
+        scheduler: of MONAI or :py:class:`.DPMSolverScheduler`.
+        num_steps: evaluations per sample.
+        class_names: that the network was trained on, in order.
+        classes: to generate; ``unconditional`` is that of no class.
+        per_class: number of samples of each.
+        frames: F.
+        output_dir: receives the files.
+        seed: of the first sample; sample i of all has seed + i.
+        guidance: None or 1 takes the conditional network as it is, 0 the unconditional one, more exaggerates.
+        film: pictures of the denoising of the first sample of every class; 0 keeps none.
+        device: to compute on.
+        batch_size: samples at a time.
+
+    Returns:
+        What ``samples.json`` holds.
+
+    Raises:
+        ValueError: for a class that the network has not seen, or no sample.
+    """
+    labels = _labels(classes, class_names, per_class)
+    scheduler.set_timesteps(num_steps)
+    shape = (frames, *network.scale.mean.shape)
+    seeds = [seed + i for i in range(len(labels))]
+    drawn = generate(network, scheduler, shape, labels, seeds, guidance, batch_size, device, film)
+    samples, films = drawn if isinstance(drawn, tuple) else (drawn, None)
+    scale, folder = network.scale.cpu(), Path(output_dir)
+    inside = scale.std > 0
+    listed = []
+    for i, (sample, label) in enumerate(zip(samples * inside, labels, strict=True)):
+        name = f"{_name(label, class_names)}_{i % per_class:04d}"
+        _write_nifti(folder / f"{name}.nii.gz", scale.to_signal(sample), scale)
+        with written_whole(folder / "z" / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, sample.numpy())
+        listed.append({"image": f"{name}.nii.gz", "z": f"z/{name}.npy", "label": label, "seed": seeds[i]})
+    for k, label in enumerate(dict.fromkeys(labels)):
+        mean = (samples[k * per_class : (k + 1) * per_class] * inside).mean((0, 1))
+        _write_nifti(folder / f"{_name(label, class_names)}_mean.nii.gz", scale.to_signal(mean[None]), scale)
+    content = {
+        "space": "z",
+        "class_names": list(class_names),
+        "samples": listed,
+        "num_steps": num_steps,
+        "scheduler": type(scheduler).__name__,
+        "guidance": guidance,
+    }
+    if films is not None:
+        content["film"] = _write_film(folder, films[::per_class], [_name(label, class_names) for label in labels[::per_class]])
+    with written_whole(folder / "samples.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
+    network.to(device)
+    return content
+
+
+def _labels(classes: Sequence[str], class_names: Sequence[str], per_class: int) -> list[int]:
+    known = [*class_names, NO_CLASS]
+    strange = [name for name in classes if name not in known]
+    if strange or per_class < 1 or not classes:
+        raise ValueError(
+            f"{per_class} samples of {list(classes)} are wanted; the network was trained on {list(class_names)}, and "
+            f"'{NO_CLASS}' is that of no class: give --classes and --per_class of at least 1."
+        )
+    return [known.index(name) if name != NO_CLASS else -1 for name in dict.fromkeys(classes) for _ in range(per_class)]
+
+
+def _name(label: int, class_names: Sequence[str]) -> str:
+    return NO_CLASS if label < 0 else class_names[label].replace(" ", "-")
+
+
+def _write_nifti(path: Path, windows: torch.Tensor, scale: SignalScale) -> None:
+    """Write (F, X, Y, Z) with the scale's affine and TR; one frame as a volume without time."""
+    array = np.moveaxis(windows.numpy().astype(np.float32), 0, -1)
+    picture = nib.Nifti1Image(array[..., 0] if array.shape[-1] == 1 else array, scale.affine.numpy())
+    picture.header.set_xyzt_units("mm", "sec")
+    if picture.ndim == 4:
+        picture.header.set_zooms((*picture.header.get_zooms()[:3], float(scale.repetition_time)))
+    with written_whole(path) as temporary:
+        nib.save(picture, temporary)
+
+
+def _write_film(folder: Path, films: torch.Tensor, titles: Sequence[str]) -> dict[str, Any]:
+    with written_whole(folder / "film.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, films.numpy())
+    return {"z": "film.npy", "titles": list(titles)}

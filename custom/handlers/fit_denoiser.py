@@ -1,0 +1,85 @@
+"""What a denoiser knows of the training runs without gradients: fitted once, before the first epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from ..data.prepare import scale_path
+from ..errors import BadScan
+from ..networks.residual_denoiser import ResidualDenoiser
+from ..transforms.temporal_window import map_bold, temporal_window
+
+__all__ = ["FitDenoiser", "read_windows"]
+
+
+class FitDenoiser:
+    """Fit a network's closed-form part and its scale to the training part.
+
+    Of a training that is resumed :py:class:`.TrainingState`, which comes after it, restores what was fitted then.
+
+    Args:
+        network: whose ``scale`` and, where it has one, ``gaussian`` are fitted.
+        rows: of the training part, one per window.
+    """
+
+    def __init__(self, network: ResidualDenoiser, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.network, self.rows = network, [row for row in rows if row["label"] >= 0]
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Fit.
+
+        Raises:
+            BadScan: if the runs differ in grid, affine or TR.
+            FileNotFoundError: if a run has no scale beside it.
+            ValueError: if a window is longer than its run, or a class has fewer than two windows.
+        """
+        scales, affine, repetition_time = _scales(list(dict.fromkeys(row["image"] for row in self.rows)))
+        self.network.scale.fit(scales, affine, repetition_time)
+        if self.network.gaussian is not None:
+            labels = torch.tensor([row["label"] for row in self.rows])
+            self.network.gaussian.fit(read_windows(self.rows), labels)
+
+
+def read_windows(rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """Return the windows (N, F, X, Y, Z) of rows, float32.
+
+    Raises:
+        ValueError: if a window reaches beyond its run, or is not as long as the others; names it.
+    """
+    runs = {path: map_bold(path) for path in {row["image"] for row in rows}}
+    windows = []
+    for row in rows:
+        window, measured = temporal_window(runs[row["image"]], row["frames"], row["start"])
+        if not measured.all() or len(window) != rows[0]["frames"]:
+            raise ValueError(
+                f"{row['block']}: {int(measured.sum())} of its {len(window)} frames were measured, windows of "
+                f"{rows[0]['frames']} whole frames are wanted: prepare with --frames of the shortest block."
+            )
+        windows.append(window.as_tensor())
+    return torch.stack(windows)
+
+
+def _scales(images: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Return the scales (R, 2, X, Y, Z) of prepared runs, their one affine and their one TR."""
+    first, scales = nib.load(images[0]), []
+    for path in images:
+        run, scale = nib.load(path), scale_path(path)
+        if not scale.is_file():
+            raise FileNotFoundError(f"{scale} does not exist: prepare the study with a scale_key in TemporalZScored.")
+        times = [image.header.get_zooms()[3] for image in (run, first)]
+        if run.shape[:3] != first.shape[:3] or not np.allclose(run.affine, first.affine, atol=1e-3) or not np.isclose(*times):
+            raise BadScan(
+                f"{path}: grid {run.shape[:3]} and TR {times[0]:g} s, or the affine, differ from those of {images[0]}, "
+                f"{first.shape[:3]} and {times[1]:g} s: prepare one study on one grid (--spacing, --spatial_size)."
+            )
+        scales.append(np.moveaxis(nib.load(scale).get_fdata(dtype=np.float32), -1, 0))
+    return torch.from_numpy(np.stack(scales)), torch.from_numpy(first.affine), float(first.header.get_zooms()[3])
