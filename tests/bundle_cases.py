@@ -17,7 +17,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from custom.phantoms import abide, learning_stage, motor, oasis
+from custom.phantoms import abide, haxby, learning_stage, motor, oasis
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,6 +48,10 @@ class Case:
     grid: dict[str, Any] = field(default_factory=dict)  # of the network, where it is built for one grid
     image_shape: Sequence[int] = (1, 48, 48, 48)  # of the network's input, without batch
     unit: str = "subject"  # what a label belongs to
+    evaluate: dict[str, Any] = field(default_factory=dict)  # overrides of the evaluation
+    classes: str = "classes"  # key of the classes in train.json
+    workflows: dict[str, Sequence[str]] = field(default_factory=dict)  # beside or in place of the usual ones
+    generates: bool = False  # inference makes images, decoding has a configuration of its own
 
     @property
     def folder(self) -> Path:
@@ -141,6 +145,12 @@ STAGE_GRID: dict[str, Any] = {"spatial_size": [10, 12, 6]}
 STAGE = {"spacing": [14, 14, 14], **STAGE_GRID}
 MOTOR_GRID: dict[str, Any] = {"spatial_size": [10, 12, 8]}
 MOTOR = {"spacing": [18, 18, 18], **MOTOR_GRID}
+HAXBY_GRID: dict[str, Any] = {
+    "spatial_size": [8, 10, 4],
+    "network_def::unet::channels": [8, 16],
+    "network_def::unet::attention_levels": [False, True],
+}
+HAXBY_VOXELS = {"spacing": [25.0, 22.4, 40.0]}
 OPTIONS = ("masking", "mixup", "accumulate")  # of training, in both decoders
 OF_TASKS = ("bf16", "explore", "kfold", "wandb")
 
@@ -206,5 +216,26 @@ CASES = [
         grid=MOTOR_GRID,
         image_shape=(8, *MOTOR_GRID["spatial_size"]),
         unit="block",
+    ),
+    Case(
+        name="haxby_fmri_diffusion",
+        write_study=partial(haxby.write_study, n_runs=4, shape=(8, 10, 4)),
+        overlays=[Overlay(name) for name in ("checkpointing", "ddim", "epsilon", "permuted_labels", "unet_only")],
+        preprocess={**HAXBY_VOXELS, "spatial_size": [8, 10, 4], "held_out_run": "4", "validation_run": "3"},
+        train={"batch_size": 12, "schedule_epochs": 3, "val_interval": 1, "rest_stride": 40, **HAXBY_GRID},
+        inference={"per_class": 1, "num_steps": 4, **HAXBY_GRID},
+        tested_elsewhere=["bf16", "ddpm", "linear_probe"],
+        grid=HAXBY_GRID,
+        image_shape=(9, 8, 10, 4),
+        unit="block",
+        evaluate={"per_class": 2, "num_steps": 4, "film": 2},
+        classes="class_names",
+        workflows={
+            "explain": ["train", "explain"],
+            "generate": ["inference", "generate"],
+            "decode": ["decode"],
+            "detect_anomalies": ["decode", "detect_anomalies"],
+        },
+        generates=True,
     ),
 ]

@@ -1,5 +1,5 @@
 from .datalist import read_datalist, split_again, write_datalist
-from .other_windows import single_frames, sliding_windows
+from .other_windows import frame_datalist, single_frames, sliding_windows
 from .prepare import prepare
 from .prepare_scans import prepare_scans
 from .records import Event, Record, Study
@@ -20,6 +20,7 @@ __all__ = [
     "Window",
     "Windows",
     "balanced_weights",
+    "frame_datalist",
     "images_within",
     "list_scans",
     "prepare",

@@ -11,8 +11,9 @@ from typing import Any
 import nibabel as nib
 
 from ..bids import repetition_time
+from .splits import PARTS
 
-__all__ = ["NO_CLASS", "single_frames", "sliding_windows"]
+__all__ = ["NO_CLASS", "frame_datalist", "single_frames", "sliding_windows"]
 
 NO_CLASS = -1  # label of a window that shows none
 
@@ -67,3 +68,8 @@ def _timing(image: str) -> tuple[int, float | None]:
     header = nib.load(image).header
     shape = header.get_data_shape()
     return (shape[3] if len(shape) > 3 else 1), repetition_time(image, header)
+
+
+def frame_datalist(datalist: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a datalist whose every part holds the single frames of its windows, :py:func:`single_frames`."""
+    return {**datalist, **{part: single_frames(datalist[part]) for part in PARTS}}

@@ -43,22 +43,27 @@ def sample_test_scans(path: str, num_subjects: int, site: str | None = None) -> 
         by_class.setdefault(row["label"], {})[row["subject"]] = None
     in_turn = [s for several in zip_longest(*(by_class[c] for c in sorted(by_class))) for s in several if s is not None]
     chosen = list(islice(dict.fromkeys(in_turn), num_subjects))
-    scans = _by_source(rows)
-    picked = [scans[source] for subject in chosen for source in scans if scans[source]["subject"] == subject]
+    scans = _by_scan(rows)
+    picked = [scans[name] for subject in chosen for name in scans if scans[name]["subject"] == subject]
     absent = [row["source"] for row in picked if not Path(row["source"]).is_file()]
     if absent:
         raise FileNotFoundError(f"the raw scan {absent[0]}, which {path} was prepared from, is not there any more.")
     return [{**row, **row.get("inputs", {}), "image": row["source"]} for row in picked]
 
 
-def _by_source(rows: Sequence[dict]) -> dict[str, dict]:
-    """Return one row per raw scan: the slices of a volume share their source, and so do the windows of a run."""
-    scans = {row["source"]: row for row in rows}
+def _by_scan(rows: Sequence[dict]) -> dict[str, dict]:
+    """Return one row per raw scan: the slices of a volume share their source, the windows of a run their ``scan``."""
+    scans = {_scan_of(row): row for row in rows}
     windows: dict[str, list[dict]] = {}
     for row in rows:
         if "block" in row:
-            windows.setdefault(row["source"], []).append(row)
-    return scans | {source: _run(members) for source, members in windows.items()}
+            windows.setdefault(_scan_of(row), []).append(row)
+    return scans | {name: _run(members) for name, members in windows.items()}
+
+
+def _scan_of(row: dict) -> str:
+    """Return what tells scans apart: several runs may lie in one file."""
+    return row.get("scan", row["source"])
 
 
 def _run(windows: Sequence[dict]) -> dict:

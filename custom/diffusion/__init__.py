@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from .anomaly import AnomalyScorer, calibrate, detect, score_function
 from .class_inferer import ClassDiffusionInferer
 from .classifier import DiffusionClassifierInferer, fit_temperature
 from .dpm_solver import DPMSolverScheduler
 from .features import BottleneckFeatures
+from .fit_classifier import fit_classifier, read_temperature
 from .generate import generate
 from .linear_probe import LinearProbeInferer, ShrinkageLDA, fit_probe
 from .write_samples import write_samples
 
 __all__ = [
+    "AnomalyScorer",
+    "calibrate",
+    "detect",
+    "score_function",
+    "fit_classifier",
+    "read_temperature",
     "BottleneckFeatures",
     "ClassDiffusionInferer",
     "DPMSolverScheduler",

@@ -23,10 +23,11 @@ import torch
 from torch import nn
 from torch.nn.functional import one_hot
 
+from ..data.other_windows import sliding_windows
 from ..networks.noise_level import NoiseLevels
 from ..paths import written_whole
 from ..transforms.temporal_window import MappedBOLD, map_bold
-from .calibrate_anomaly import AnomalyScores, ResidualSummary, WindowBatches, sliding_rows
+from .calibrate_anomaly import STRIDE, AnomalyScores, ResidualSummary, WindowBatches
 
 __all__ = ["AnomalyScorer", "calibrate", "detect", "label_margin", "score_function"]
 
@@ -220,7 +221,7 @@ def calibrate(
     """
     network.eval().to(device)
     scorer.to(device)
-    scorer.fit(network, WindowBatches(sliding_rows(rows, frames), frames, device, batch_size))
+    scorer.fit(network, WindowBatches(sliding_windows(rows, frames, STRIDE), frames, device, batch_size))
     if classifier is not None:
         with torch.no_grad():
             logits = [classifier(windows, network) for windows, _ in WindowBatches(rows, frames, device, batch_size)]

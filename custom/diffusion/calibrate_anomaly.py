@@ -24,9 +24,12 @@ import torch
 from monai.networks.layers import GaussianFilter
 from torch import nn
 
+from ..data.other_windows import sliding_windows
 from ..transforms.temporal_window import MappedBOLD, map_bold, temporal_window
 
-__all__ = ["AnomalyScores", "ResidualSummary", "WindowBatches", "sliding_rows", "summarised"]
+__all__ = ["AnomalyScores", "ResidualSummary", "WindowBatches", "summarised"]
+
+STRIDE = 3  # frames from one window of the calibration to the next
 
 Residuals = tuple[torch.Tensor, torch.Tensor]
 
@@ -46,27 +49,6 @@ class AnomalyScores:
     frame: torch.Tensor
     map: torch.Tensor
     label: torch.Tensor | None = None
-
-
-def sliding_rows(rows: Sequence[dict], frames: int, stride: int = 3) -> list[dict]:
-    """Return windows over the whole of the rows' runs, rest included: many windows to calibrate on from few runs.
-
-    Args:
-        rows: of the datalist.
-        frames: length of a window.
-        stride: frames from one window to the next, which overlap where it is shorter than a window.
-
-    Raises:
-        ValueError: if a run is shorter than a window.
-    """
-    found = []
-    for row in {row["image"]: row for row in rows}.values():
-        total = map_bold(row["image"]).shape[0]
-        if total < frames:
-            raise ValueError(f"{row['image']}: {total} frames are shorter than a window of {frames}: take shorter windows.")
-        known = {key: row[key] for key in ("image", "subject", "scan", "run") if key in row}
-        found += [{**known, "label": -1, "start": start, "frames": frames} for start in range(0, total - frames + 1, stride)]
-    return found
 
 
 class WindowBatches:
@@ -298,7 +280,7 @@ def summarised(
         Function of windows, labels (not looked at) and masks to scores (N,) and maps (N, F, X, Y, Z), as
         ``custom.metrics.evaluate_anomalies`` takes it.
     """
-    batches = WindowBatches(sliding_rows(rows, frames), frames, "cpu", batch_size)
+    batches = WindowBatches(sliding_windows(rows, frames, STRIDE), frames, "cpu", batch_size)
     summary = ResidualSummary().fit(lambda: ((residual(windows)[None], masks) for windows, masks in batches))
 
     def score(windows: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,8 @@ class DiffusionClassifierInferer(Inferer):
     Args:
         levels: of the network's schedule.
         num_classes: labels 0 … num_classes - 1.
-        log_snr_range: over which the errors are integrated; the schedule covers it.
+        log_snr_range: over which the errors are integrated; the schedule covers it. The log-likelihood needs nearly all of the
+            schedule; its middle decides as well on real BOLD, and suffers less from errors of the network.
         num_levels: λ in one pass.
         num_noises: passes.
         temperature: by which the log-likelihoods are divided, :py:func:`fit_temperature`. Those of a window are sure beyond
@@ -67,7 +68,7 @@ class DiffusionClassifierInferer(Inferer):
         self,
         levels: NoiseLevels,
         num_classes: int,
-        log_snr_range: tuple[float, float] = (-6.0, 4.0),
+        log_snr_range: tuple[float, float] = (-2.0, 2.0),
         num_levels: int = 4,
         num_noises: int = 2,
         temperature: float = 1.0,

@@ -28,7 +28,7 @@ __all__ = ["LinearProbeInferer", "ShrinkageLDA", "fit_probe"]
 
 
 class ShrinkageLDA(ClassifierMixin, BaseEstimator):
-    """Linear discriminant analysis: class means shrunken as James and Stein do, the covariance within classes as Ledoit and Wolf.
+    """Linear discriminant analysis: means shrunken as James and Stein do, covariance within classes as Ledoit and Wolf do.
 
     Scikit-learn's shrinks a covariance for every class, of which a category with six blocks gives no estimate, and needs the
     matrix, which 50 000 features do not allow. This one pools the residuals and works with their products alone. The

@@ -138,7 +138,8 @@ def evaluate_anomalies(
         score with a map the AUC of voxels of ``LOCAL_KINDS``; the first score minus each other on the same resamples.
 
     Raises:
-        ValueError: if a score is NaN, or a test window has no window of another class beside it.
+        ValueError: if a score is NaN, a test window has no window of another class beside it, or a brain is no larger
+            than an anomaly.
     """
     components = PCAResidual(rows_train)
     judged = {**scorers, "PCA residual": components, "Mahalanobis": Mahalanobis(components), "mean square": MeanSquare()}
@@ -244,9 +245,11 @@ def _scores(name: str, score: ScoreFunction, *tensors: torch.Tensor) -> Scored:
 
 
 def _voxel_auc(truth: np.ndarray, values: np.ndarray, inside: np.ndarray) -> float:
-    """AUC of a map over the voxels and frames of the brain; NaN where the anomaly is everywhere."""
+    """AUC of a map over the voxels and frames of the brain."""
     here = truth[:, inside].ravel()
-    return float("nan") if here.all() else float(roc_auc_score(here, values[:, inside].ravel()))
+    if here.all():
+        raise ValueError(f"a planted anomaly fills a brain of {inside.sum()} voxels: such a grid is too small to locate one.")
+    return float(roc_auc_score(here, values[:, inside].ravel()))
 
 
 def _auc(normal: np.ndarray, planted: np.ndarray, weights: np.ndarray) -> np.ndarray:

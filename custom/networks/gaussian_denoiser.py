@@ -39,6 +39,8 @@ class GaussianDenoiser(nn.Module):
     variances: torch.Tensor
     rest_variance: torch.Tensor
     autocorrelation: torch.Tensor
+    bases: torch.Tensor
+    spreads: torch.Tensor
     mask: torch.Tensor
 
     def __init__(
@@ -52,6 +54,9 @@ class GaussianDenoiser(nn.Module):
         self.register_buffer("variances", torch.ones(rank))
         self.register_buffer("rest_variance", torch.ones(()))
         self.register_buffer("autocorrelation", torch.eye(max_frames)[0])
+        # of windows of F frames: row F - 1; found once, since an exported network cannot look for eigenvectors
+        self.register_buffer("bases", torch.eye(max_frames).repeat(max_frames, 1, 1))
+        self.register_buffer("spreads", torch.ones(max_frames, max_frames))
         self.register_buffer("mask", torch.ones(voxels))
 
     def forward(
@@ -78,10 +83,7 @@ class GaussianDenoiser(nn.Module):
 
     def _frames(self, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return eigenvectors (F, F), one a row, and eigenvalues (F,) of the covariance between frames."""
-        correlation = toeplitz(self.autocorrelation[:frames].double().cpu().numpy())
-        values, vectors = np.linalg.eigh(correlation)
-        like = self.autocorrelation
-        return torch.from_numpy(vectors.T.copy()).to(like), torch.from_numpy(np.maximum(values, 1e-6)).to(like)
+        return self.bases[frames - 1, :frames, :frames], self.spreads[frames - 1, :frames]
 
     @torch.no_grad()
     def fit(self, windows: torch.Tensor, labels: torch.Tensor) -> None:
@@ -101,8 +103,9 @@ class GaussianDenoiser(nn.Module):
         residuals = series - maps[labels][:, None]
         counts = torch.bincount(labels, minlength=self.num_classes).double()[:, None]
         errors = residuals.mean(1).square().sum(0) / (len(series) - self.num_classes) / counts  # variance of a class's mean
-        self.class_maps[:-1] = james_stein(maps - maps.mean(0), errors).to(self.class_maps)
-        self.autocorrelation[: series.shape[1]] = _autocorrelation(residuals).to(self.autocorrelation)
+        centre = maps.mean(0)
+        self.class_maps[:-1] = (centre + james_stein(maps - centre, errors)).to(self.class_maps)
+        self._fit_frames(_autocorrelation(residuals))
         self._fit_covariance(residuals.flatten(0, 1)[:, self.mask.bool()])
 
     def _check(self, windows: torch.Tensor, labels: torch.Tensor) -> None:
@@ -117,6 +120,13 @@ class GaussianDenoiser(nn.Module):
                 f"windows {tuple(windows.shape[1:])} do not fit the network's grid {self.spatial_size} and its at most "
                 f"{len(self.autocorrelation)} frames: give --spatial_size and --frames of the prepared study."
             )
+
+    def _fit_frames(self, autocorrelation: torch.Tensor) -> None:
+        self.autocorrelation[: len(autocorrelation)] = autocorrelation.to(self.autocorrelation)
+        for frames in range(1, len(self.autocorrelation) + 1):
+            values, vectors = np.linalg.eigh(toeplitz(self.autocorrelation[:frames].double().cpu().numpy()))
+            self.bases[frames - 1, :frames, :frames] = torch.from_numpy(vectors.T.copy()).to(self.bases)
+            self.spreads[frames - 1, :frames] = torch.from_numpy(np.maximum(values, 1e-6)).to(self.spreads)
 
     def _fit_covariance(self, frames: torch.Tensor) -> None:
         """Low rank plus the same variance elsewhere of frames (n, V): Ledoit & Wolf's, cut off at the rank."""

@@ -60,7 +60,6 @@ class SpatioTemporalDiffusionUNet(nn.Module):
         head_dim: channels of a head of the temporal transformer.
         norm_num_groups: groups of all group norms, of two channels at least: alone, a channel would lose the embedding that is
             added to it to its own mean.
-        class_dropout: probability at which, in training, a sample's class is dropped.
         checkpointing: compute the activations of a level again in the backward pass, in place of keeping them.
 
     Raises:
@@ -79,14 +78,13 @@ class SpatioTemporalDiffusionUNet(nn.Module):
         num_heads: int = 4,
         head_dim: int = 64,
         norm_num_groups: int = 8,
-        class_dropout: float = 0.1,
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
         _check(spatial_dims, channels, attention_levels, num_heads, norm_num_groups)
         self.spatial_dims, self.num_classes, self.max_frames = spatial_dims, num_classes, max_frames
         self.num_heads, self.norm_num_groups = num_heads, norm_num_groups
-        self.class_dropout, self.checkpointing = class_dropout, checkpointing
+        self.checkpointing = checkpointing
         width = 4 * channels[0]
         self.time_embedding = nn.Sequential(nn.Linear(channels[0], width), nn.SiLU(), nn.Linear(width, width))
         self.class_embedding = nn.Embedding(num_classes + 1, width)
@@ -246,11 +244,7 @@ class SpatioTemporalDiffusionUNet(nn.Module):
             raise ValueError(
                 f"class labels {labels.tolist()} came to a network of {self.num_classes} classes, 0 the first, -1 none."
             )
-        dropped = labels < 0
-        if self.training and self.class_dropout > 0:
-            labels, dropped = labels.expand(x.shape[0]), dropped.expand(x.shape[0])
-            dropped = dropped | (torch.rand(x.shape[0], device=x.device) < self.class_dropout)
-        return labels.masked_fill(dropped, self.num_classes)
+        return labels.masked_fill(labels < 0, self.num_classes)
 
     def _run(self, level: nn.Module, h: torch.Tensor, embedding: torch.Tensor, frames: int) -> torch.Tensor:
         if self.checkpointing and torch.is_grad_enabled():

@@ -20,7 +20,8 @@ def save(path: Path, frames: int = 30, tr: float = 2.5, unit: str = "sec") -> st
 def row(image: str, number: int, start: int, frames: int = 4, scan: str = "sub-1_run-01") -> dict:
     return {
         "image": image, "label": number, "subject": "sub-1", "run": "1", "trial_type": f"kind {number}", "scan": scan,
-        "block": f"{scan}_{number:03d}", "start": start, "frames": frames, "onset": start * 2.5 + 1, "duration": frames * 2.5,
+        "block": f"{scan}_{number:03d}", "response_time": number / 10, "start": start, "frames": frames,
+        "onset": start * 2.5 + 1, "duration": frames * 2.5,
     }  # fmt: skip
 
 

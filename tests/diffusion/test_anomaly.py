@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from custom.diffusion.anomaly import AnomalyScorer, calibrate, detect, label_margin, score_function
-from custom.diffusion.calibrate_anomaly import ResidualSummary, sliding_rows, summarised
+from custom.diffusion.calibrate_anomaly import ResidualSummary, summarised
 from custom.networks.noise_level import NoiseLevels
 
 GRID, FRAMES = (7, 6, 1), 4
@@ -221,12 +221,6 @@ def rows(covariance, tmp_path) -> list[dict]:
         found += [{**known, "block": f"{run}-{s}", "start": s, "frames": 4, "onset": 2.5 * s, "label": 0} for s in (0, 20, 48)]
     return found
 
-
-def test_sliding_rows_cover_the_runs(rows):
-    starts = [row["start"] for row in sliding_rows(rows, 4, stride=2) if row["run"] == 1]
-    assert starts == list(range(0, 47, 2))
-    with pytest.raises(ValueError, match="shorter than a window"):
-        sliding_rows(rows, 51)
 
 
 def first_class(windows: torch.Tensor, network: nn.Module) -> torch.Tensor:

@@ -153,3 +153,12 @@ def test_bad_scores_and_lonely_windows_are_refused(rows, tmp_path):
     one_class = [{**row, "label": 1} for row in rows["test"]]
     with pytest.raises(ValueError, match="one class only"):
         evaluate_anomalies({}, *parts, one_class, tmp_path, FRAMES, copies=1, n_bootstrap=5)
+
+
+def test_a_brain_no_larger_than_an_anomaly_is_refused(rows, tmp_path):
+    frames = np.zeros((4, 4, 4, 36), np.float32)
+    frames[:2, :2, :2] = np.random.default_rng(0).normal(size=(2, 2, 2, 36))
+    nib.save(nib.Nifti1Image(frames, np.eye(4)), tmp_path / "tiny.nii")
+    tiny = [{**row, "image": str(tmp_path / "tiny.nii")} for row in rows["test"]]
+    with pytest.raises(ValueError, match="a brain of 8 voxels"):
+        evaluate_anomalies({}, tiny, tiny, tiny, tmp_path, FRAMES, copies=1, n_bootstrap=5)
