@@ -1,4 +1,4 @@
-"""Speed as ratios within one run: ``python scripts/benchmark.py oasis``, ``abide``, or ``fmri`` for the two decoders.
+"""Speed as ratios within one run: ``python scripts/benchmark.py oasis``, ``abide``, ``haxby``, or ``fmri`` (two decoders).
 
 Machines are noisy, so the two ways of doing a thing take turns, and the ratio of their medians is what counts.
 """
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from benchmark_abide import abide
 from benchmark_fmri import fmri
+from benchmark_haxby import haxby
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, Dataset
 from timing import alternating
@@ -106,7 +107,7 @@ def _cached_epoch(size: int, count: int, repeats: int) -> None:
 
 def main() -> None:
     """Command line: one subcommand per bundle."""
-    fire.Fire({"abide": abide, "fmri": fmri, "oasis": oasis})
+    fire.Fire({"abide": abide, "fmri": fmri, "haxby": haxby, "oasis": oasis})
 
 
 if __name__ == "__main__":

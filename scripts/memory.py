@@ -1,11 +1,13 @@
-"""Memory of a bundle: ``python scripts/memory.py oasis``, ``abide``, or ``fmri`` for the two decoders.
+"""Memory of a bundle: ``python scripts/memory.py oasis``, ``abide``, ``haxby``, or ``fmri`` for the two decoders.
 
 Prints the peak of preparation for few and for many subjects, and the memory of training: at the end of each epoch of the 3D
-network, or the peak of a step on one whole scan of the others.
+network, or the peak of a step on one whole scan of the others. Of the diffusion bundle: the peak of a step, of the fit before
+it, and of generation.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import subprocess
@@ -33,6 +35,33 @@ RUNS = {  # whole runs: what the decoders' windows can grow to
     "CNNTransformer(4, (100, 100, 100), 232)": (232, 100, 100, 100),
     "SliceViT(2, (64, 64, 30), 237)": (237, 64, 64, 30),
     "SliceViT(2, (64, 64, 30), 237, dim=192, slice_depth=6, frame_depth=2)": (237, 64, 64, 30),
+}
+
+HAXBY = BUNDLES / "haxby_fmri_diffusion" / "configs"
+HAXBY_TASK = """
+import json, sys, torch
+from monai.bundle import ConfigParser
+from custom.diffusion import generate
+parser = ConfigParser()
+parser.read_config(sys.argv[1])
+parser.update({"device": "cpu", **json.loads(sys.argv[3])})
+network, batch, classes, frames, grid = map(
+    parser.get_parsed_content, ("network", "batch_size", "num_classes", "frames", "spatial_size")
+)
+if sys.argv[2] == "fit":
+    network.gaussian.fit(torch.randn(8 * classes, frames, *grid), torch.arange(8 * classes) % classes)
+elif sys.argv[2] == "training step":
+    optimizer = parser.get_parsed_content("optimizer")
+    network(torch.randn(batch, frames, *grid), torch.tensor([500]), torch.zeros(batch).long()).square().mean().backward()
+    optimizer.step()
+else:
+    sampler = parser.get_parsed_content("sampler")
+    sampler.set_timesteps(2)  # from the second on all steps are alike
+    generate(network, sampler, (frames, *grid), [0] * batch, range(batch))
+"""
+WINDOWS: dict[str, dict] = {  # batch and grid -> settings of train.json
+    "1×9×40×64×64": {"batch_size": 1},
+    "12×9×64×64×1": {"spatial_size": [64, 64, 1]},
 }
 
 
@@ -76,13 +105,23 @@ def fmri() -> None:
         print(f"training step on one run of {'×'.join(map(str, shape))}, {network}: peak {peak:.0f} MiB")
 
 
+def haxby() -> None:
+    """Measure the diffusion bundle on its whole grid, window by window, and on batches of one slice; nothing is read."""
+    for name, settings in WINDOWS.items():
+        tasks = [("fit", False), ("generation", False), ("training step", True), ("training step", False)]
+        for task, checkpointing in tasks:
+            changed = json.dumps({**settings, "network_def::unet::checkpointing": checkpointing})
+            peak = _peak([sys.executable, "-c", HAXBY_TASK, str(HAXBY / "train.json"), task, changed])
+            print(f"{task} {name}, {'' if checkpointing else 'no '}checkpointing: peak {peak:.0f} MiB", flush=True)
+
+
 def _prepare(configs: Path, folder: str, count: int, arguments: list[str]) -> float:
     arguments = [f"--raw_dir={folder}/raw{count}", f"--dataset_dir={folder}/data{count}", *arguments]
     return _peak([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(configs / "preprocess.json"), *arguments])
 
 
 def _peak(command: list[str]) -> float:
-    """Run a command; return the peak of the largest of its processes in MiB."""
+    """Run a command; return the peak of the largest of its processes in MiB, never less than this process holds."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)  # of the process and of those that it waited for
     if status:
@@ -109,7 +148,7 @@ def _resident() -> float:
 
 def main() -> None:
     """Command line."""
-    fire.Fire({"oasis": oasis, "abide": abide, "fmri": fmri})
+    fire.Fire({"oasis": oasis, "abide": abide, "fmri": fmri, "haxby": haxby})
 
 
 if __name__ == "__main__":

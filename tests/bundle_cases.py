@@ -149,6 +149,8 @@ HAXBY_GRID: dict[str, Any] = {
     "spatial_size": [8, 10, 4],
     "network_def::unet::channels": [8, 16],
     "network_def::unet::attention_levels": [False, True],
+    "network_def::unet::norm_num_groups": 4,
+    "network_def::unet::head_dim": 8,
 }
 HAXBY_VOXELS = {"spacing": [25.0, 22.4, 40.0]}
 OPTIONS = ("masking", "mixup", "accumulate")  # of training, in both decoders

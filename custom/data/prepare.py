@@ -184,7 +184,7 @@ def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: st
                 "another --dataset_dir, or delete it."
             )
         rows = content["images"]
-        if all((folder / row["image"]).is_file() for row in rows):
+        if all((folder / name).is_file() for name in [*(row["image"] for row in rows), *content.get("scales", [])]):
             return record.name, rows
     try:
         items = transform({"image": record.image, **record.inputs, **({"events": record.events} if record.events else {})})
@@ -193,9 +193,12 @@ def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: st
         if not isinstance(cause, BAD_INPUT):
             raise
         return record.name, f"{type(cause).__name__}: {cause}"
-    rows = [_write(record, item, folder, dtype) for item in (items if isinstance(items, list) else [items])]
+    pieces = items if isinstance(items, list) else [items]
+    rows = [_write(record, item, folder, dtype) for item in pieces]
+    scales = [str(scale_path(row["image"])) for row, item in zip(rows, pieces, strict=True) if "scale" in item]
+    beside = {"scales": scales} if scales else {}
     with written_whole(done) as temporary:
-        temporary.write_text(json.dumps({"source": record.image, "made_of": _made_of(record), "images": rows}))
+        temporary.write_text(json.dumps({"source": record.image, "made_of": _made_of(record), "images": rows, **beside}))
     return record.name, rows
 
 

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .other_windows import NO_CLASS
 from .prepare import save_image
 from .windows import Windows
 
 __all__ = ["prepare_scans"]
-
-NO_CLASS = -1
 
 
 def prepare_scans(
@@ -31,7 +30,7 @@ def prepare_scans(
         output_dir: receives ``<scan>.nii``.
 
     Raises:
-        BadScan: as the transform, or if an event does not lie in its run.
+        BadScan: if an event does not lie in its run; as the transform, where MONAI's ``Compose`` wraps it in a RuntimeError.
         ValueError: if there is no window.
     """
     rows = []

@@ -34,7 +34,12 @@ def fit_classifier(
         path: of the json to write, ``{"temperature": …}``.
         frames: of a window.
         device: to compute on.
+
+    Raises:
+        ValueError: if there is no window; as :py:func:`.fit_temperature`.
     """
+    if not rows:
+        raise ValueError(f"no validation window tells the temperature for {path}: prepare the study with a --validation_run.")
     network.eval().to(device)
     classifier.temperature = 1.0
     logits = [classifier(windows, network) for windows, _ in WindowBatches([dict(row) for row in rows], frames, device, 16)]

@@ -18,9 +18,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from ..harmonization.digest import weights_digest
 from ..networks.gaussian_denoiser import james_stein, ledoit_wolf_weight
 from ..networks.noise_level import NoiseLevels
+from ..networks.weights_digest import weights_digest
 from ..paths import written_whole
 from .features import BottleneckFeatures, bottleneck_features
 

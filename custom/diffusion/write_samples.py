@@ -100,13 +100,14 @@ def write_samples(
 
 def _labels(classes: Sequence[str], class_names: Sequence[str], per_class: int) -> list[int]:
     known = [*class_names, NO_CLASS]
-    strange = [name for name in classes if name not in known]
-    if strange or per_class < 1 or not classes:
+    wanted = [classes] if isinstance(classes, str) else list(classes)  # one on the command line
+    strange = [name for name in wanted if name not in known]
+    if strange or per_class < 1 or not wanted:
         raise ValueError(
-            f"{per_class} samples of {list(classes)} are wanted; the network was trained on {list(class_names)}, and "
+            f"{per_class} samples of {wanted} are wanted; the network was trained on {list(class_names)}, and "
             f"'{NO_CLASS}' is that of no class: give --classes and --per_class of at least 1."
         )
-    return [known.index(name) if name != NO_CLASS else -1 for name in dict.fromkeys(classes) for _ in range(per_class)]
+    return [known.index(name) if name != NO_CLASS else -1 for name in dict.fromkeys(wanted) for _ in range(per_class)]
 
 
 def _name(label: int, class_names: Sequence[str]) -> str:

@@ -14,8 +14,9 @@ import torch
 from ignite import distributed as idist
 from ignite.engine import Engine, Events
 
-from ..harmonization import HarmonizedClassifier, SiteAffine, admit_sites, fit_combat, weights_digest
+from ..harmonization import HarmonizedClassifier, SiteAffine, admit_sites, fit_combat
 from ..metrics.features import feature_columns
+from ..networks.weights_digest import weights_digest
 from ..paths import written_whole
 from .features import FeatureTable
 

@@ -8,6 +8,7 @@ import torch
 from monai.engines import DiffusionPrepareBatch
 from monai.networks.schedulers import DDPMScheduler
 
+from ..networks.noise_level import PREDICTION_TYPES
 from ..transforms.bold_item import plain_tensor
 
 __all__ = ["DiffusionInput", "FixedLevels"]
@@ -25,10 +26,17 @@ class DiffusionInput(DiffusionPrepareBatch):
         class_dropout: share of the windows whose class the network is not told, for guidance.
         single_frames: share of the batches whose windows are taken apart into windows of one frame, from which a network
             learns to decode a single volume.
+
+    Raises:
+        ValueError: for a scheduler of another prediction type.
     """
 
     def __init__(self, scheduler: DDPMScheduler, class_dropout: float = 0.0, single_frames: float = 0.0) -> None:
         super().__init__(scheduler.num_train_timesteps, condition_name="label")
+        if scheduler.prediction_type not in PREDICTION_TYPES:
+            raise ValueError(
+                f"prediction_type '{scheduler.prediction_type}' of the scheduler is not one of {', '.join(PREDICTION_TYPES)}."
+            )
         self.scheduler, self.class_dropout, self.single_frames = scheduler, class_dropout, single_frames
 
     def get_target(self, images: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from ignite.engine import Engine
+from ignite.exceptions import NotComputableError
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 from monai.utils.enums import CommonKeys as Keys
@@ -40,7 +41,13 @@ class NoiseLevelLoss(Metric):
 
     @sync_all_reduce("total", "windows")
     def compute(self) -> torch.Tensor:
-        """Return the errors (L,) of the levels."""
+        """Return the errors (L,) of the levels.
+
+        Raises:
+            NotComputableError: if there was no window.
+        """
+        if not self.windows:
+            raise NotComputableError("no window was validated, so there is no validation loss: give the validation part a run.")
         return self.total / self.windows
 
     def completed(self, engine: Engine, name: str) -> None:

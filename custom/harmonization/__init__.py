@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .affine import SiteAffine, UnseenSite
 from .classifier import HarmonizedClassifier, SiteInput
-from .digest import weights_digest
 from .export import export_onnx
 from .fit import CombatEstimates, estimate_combat, fit_combat
 from .head import apply_to_table, fit_head, logistic_ridge
@@ -27,5 +26,4 @@ __all__ = [
     "fit_head",
     "logistic_ridge",
     "site_quality",
-    "weights_digest",
 ]

@@ -8,8 +8,8 @@ import torch
 from monai.engines import PrepareBatch, default_prepare_batch
 from torch import nn
 
+from ..networks.weights_digest import weights_digest
 from .affine import SiteAffine
-from .digest import weights_digest
 
 __all__ = ["HarmonizedClassifier", "SiteInput"]
 

@@ -11,6 +11,7 @@ from .cost import Cost, cost_of, seconds_per_step
 from .evaluation import evaluate, evaluate_folds, summarise_permutations
 from .features import BlockMeans, StoredFeatures, Unavailable
 from .figures import expected_calibration_error, figures
+from .frame_votes import FrameVotes
 from .generation import evaluate_generation
 from .leak import permute_labels
 from .response_maps import EventResponse, GLMMaps, WindowMeans
@@ -22,6 +23,7 @@ __all__ = [
     "Connectivity",
     "Cost",
     "EventResponse",
+    "FrameVotes",
     "GLMMaps",
     "LinearSVM",
     "StoredFeatures",

@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from ..paths import written_whole
 from ..phantoms.anomalies import KINDS, LABEL_KINDS, LOCAL_KINDS, SIZES, TEST_KINDS, TUNING_KINDS, plant
 from ..transforms.temporal_window import map_bold, temporal_window
-from .bootstrap import percentile_interval, resample, weighted_auc
+from .bootstrap import percentile_interval, resample
 
 __all__ = ["Mahalanobis", "MeanSquare", "PCAResidual", "evaluate_anomalies"]
 
@@ -253,14 +253,21 @@ def _voxel_auc(truth: np.ndarray, values: np.ndarray, inside: np.ndarray) -> flo
 
 
 def _auc(normal: np.ndarray, planted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """AUC of scores (N,) against (copies, N), of all weightings (n, N); (n,)."""
-    positive = np.repeat([False, True], [len(normal), planted.size])
-    return weighted_auc(positive, np.concatenate([normal, planted.ravel()]), np.tile(weights, (1, 1 + len(planted))))
+    """AUC of scores (N,) against (copies, N), of all weightings (n, N); (n,), NaN where only one window is drawn.
+
+    A window is not compared with its own copies: in a resample, where windows repeat, such pairs would be more of all pairs.
+    """
+    wins = ((planted[:, None] > normal[:, None]) + 0.5 * (planted[:, None] == normal[:, None])).mean(0)
+    others = 1.0 - np.eye(len(normal))
+    pairs = np.einsum("ni,nj,ij->n", weights, weights, others)
+    right = np.einsum("ni,nj,ij->n", weights, weights, wins * others)
+    return np.divide(right, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
 
 
 def _interval(samples: np.ndarray, known: bool) -> dict[str, float]:
     """Interval of a figure (1 + n,) whose first value is that of no resample; of a single cluster there is none."""
-    return percentile_interval(float(samples[0]), samples[1:] if known else np.full(1, np.nan))
+    resampled = samples[1:][np.isfinite(samples[1:])]
+    return percentile_interval(float(samples[0]), resampled if known and len(resampled) else np.full(1, np.nan))
 
 
 def _share_above(limit: float, scores: np.ndarray) -> float:

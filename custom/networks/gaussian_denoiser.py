@@ -98,7 +98,8 @@ class GaussianDenoiser(nn.Module):
         """
         self._check(windows, labels)
         series = windows.double().flatten(2)
-        self.mask.copy_((series != 0).any(1).any(0))
+        inside = (series != 0).any(1).any(0)
+        self.mask.copy_(inside)
         maps = _means(series.mean(1), labels, self.num_classes)
         residuals = series - maps[labels][:, None]
         counts = torch.bincount(labels, minlength=self.num_classes).double()[:, None]
@@ -106,7 +107,7 @@ class GaussianDenoiser(nn.Module):
         centre = maps.mean(0)
         self.class_maps[:-1] = (centre + james_stein(maps - centre, errors)).to(self.class_maps)
         self._fit_frames(_autocorrelation(residuals))
-        self._fit_covariance(residuals.flatten(0, 1)[:, self.mask.bool()])
+        self._fit_covariance(residuals.flatten(0, 1)[:, inside])
 
     def _check(self, windows: torch.Tensor, labels: torch.Tensor) -> None:
         found = torch.bincount(labels, minlength=self.num_classes)

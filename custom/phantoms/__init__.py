@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-__all__ = ["abide", "artefacts", "bold", "head", "learning_stage", "motor", "oasis", "task_bold"]
+__all__ = ["abide", "anomalies", "artefacts", "bold", "haxby", "head", "learning_stage", "motor", "oasis", "task_bold"]

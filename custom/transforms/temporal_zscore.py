@@ -53,10 +53,15 @@ def _standardize(series: torch.Tensor, result: torch.Tensor) -> bool:
 
 
 def temporal_scale(image: torch.Tensor) -> torch.Tensor:
-    """Return mean and population standard deviation over time (2, X, Y, Z) of (T, X, Y, Z), float32."""
+    """Return mean and population standard deviation over time (2, X, Y, Z) of (T, X, Y, Z), float32.
+
+    Of a voxel that :py:func:`temporal_zscore` takes for constant the standard deviation is exactly 0.
+    """
     series = plain_tensor(image).float()
     mean = series.mean(0)
-    scale = torch.stack([mean, (series - mean).square().mean(0).sqrt()])
+    mean += (series - mean).mean(0)  # what rounding left of it
+    std = (series - mean).square().mean(0).sqrt()
+    scale = torch.stack([mean, torch.where(std > CONSTANT * mean.abs(), std, 0.0)])
     return convert_to_dst_type(scale, image, dtype=torch.float32)[0]
 
 

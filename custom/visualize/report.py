@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from io import BytesIO
 from pathlib import Path
@@ -15,12 +14,14 @@ from matplotlib.figure import Figure
 from ..metrics.aggregate import read_predictions
 from ..metrics.evaluation import NETWORK, cluster_column
 from ..paths import written_whole
+from .anomaly_report import anomaly_section
 from .displays import calibration_curve, confusion_matrix, precision_recall_curves, probability_strips, roc_curves
+from .generation_report import generation_section, volumes_section
 from .history import read_scalars, training_history
+from .report_parts import compared, data_uri, number, plain, read_json, signed
 
 __all__ = ["write_report"]
 
-UNDEFINED = "–"
 UNITS = {"subject": "subjects", "scan": "runs"}
 FIGURES = {
     "auc": "AUC",
@@ -55,7 +56,8 @@ def write_report(output_dir: str, summary_writer: Any = None) -> str:
     """Write ``report.html`` and its pictures; all content comes from ``output_dir``.
 
     Reads ``metrics.json``, ``predictions.csv``, ``baseline_predictions.csv`` and, where they are, the event files,
-    ``permutations.json``, ``harmonization.json``, ``explain/maps.json`` and ``explore/analysis.json``.
+    ``permutations.json``, ``harmonization.json``, ``explain/maps.json``, ``explore/analysis.json``, and of the diffusion bundle
+    ``volumes/metrics.json``, ``generation.json`` and ``anomalies.json``.
 
     Args:
         output_dir: folder of one evaluation.
@@ -88,6 +90,9 @@ def write_report(output_dir: str, summary_writer: Any = None) -> str:
         analysis=_analysis(folder / "explore", metrics),
         explain=_explanations(folder / "explain"),
         site_effects=_site_effects(folder),
+        volumes=volumes_section(folder, metrics),
+        generation=generation_section(folder),
+        anomalies=anomaly_section(folder),
     )
     with written_whole(folder / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -97,7 +102,7 @@ def write_report(output_dir: str, summary_writer: Any = None) -> str:
 def _template() -> Template:
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"number": _number, "signed": _signed, "plain": _plain, "share": lambda x: f"{x:.3g}"}
+    environment.filters |= {"number": number, "signed": signed, "plain": plain, "share": lambda x: f"{x:.3g}"}
     return environment.get_template("report.html")
 
 
@@ -125,40 +130,34 @@ def _save(figure: Figure, path: Path) -> str:
     figure.savefig(buffer, format="png", dpi=130)
     with written_whole(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-    return _data_uri(buffer.getvalue())
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
-def _read(path: Path) -> dict | None:
-    return json.loads(path.read_text()) if path.is_file() else None
+    return data_uri(buffer.getvalue())
 
 
 def _explanations(folder: Path) -> dict | None:
     """``maps.json`` with the pictures inlined; their paths are relative to its folder."""
-    found = _read(folder / "maps.json")
+    found = read_json(folder / "maps.json")
     if found is not None:
         for one in found["maps"]:
             pictures = [one[kind] for kind in ("png", "evidence_png", "time_png") if kind in one]
-            one["uris"] = [_data_uri((folder / name).read_bytes()) for name in pictures]
+            one["uris"] = [data_uri((folder / name).read_bytes()) for name in pictures]
+        # attention maps are of a class, not of a prediction
+        found["attention"] = all("other_classes_correlation" in one for one in found["maps"])
         check = found["randomised_weights_correlation"]
-        found["check"] = _plain(check["mean"])
+        found["check"] = plain(check["mean"])
         if check["low"] is not None:
-            found["check"] += f" ({_plain(check['low'])} to {_plain(check['high'])})"
+            found["check"] += f" ({plain(check['low'])} to {plain(check['high'])})"
     return found
 
 
 def _site_effects(folder: Path) -> dict | None:
     """``harmonization.json`` with its picture."""
-    found = _read(folder / "harmonization.json")
-    return found and found | {"uri": _data_uri((folder / "harmonization.png").read_bytes())}
+    found = read_json(folder / "harmonization.json")
+    return found and found | {"uri": data_uri((folder / "harmonization.png").read_bytes())}
 
 
 def _permutations(folder: Path, metrics: dict) -> dict | None:
     """``permutations.json`` with what the figure is by chance, where that is known."""
-    found, counts = _read(folder / "permutations.json"), list(metrics["subjects"]["test"]["classes"].values())
+    found, counts = read_json(folder / "permutations.json"), list(metrics["subjects"]["test"]["classes"].values())
     present = sum(count > 0 for count in counts)
     chance = {
         "auc": 0.5,
@@ -171,12 +170,12 @@ def _permutations(folder: Path, metrics: dict) -> dict | None:
 
 def _analysis(folder: Path, metrics: dict) -> dict | None:
     """``analysis.json`` with its pictures and the table of runs, and how many of its subjects are test subjects."""
-    found = _read(folder / "analysis.json")
+    found = read_json(folder / "analysis.json")
     if found is None:
         return None
     pictures = [*((entry["png"], entry["map"]) for entry in found["maps"]), (found["time_courses"]["png"], "time courses")]
     pictures += [(found["tsnr"]["png"], "temporal SNR"), (found["runs"]["png"], "runs")]
-    uris = [(_data_uri((folder / png).read_bytes()), name) for png, name in pictures]
+    uris = [(data_uri((folder / png).read_bytes()), name) for png, name in pictures]
     runs = pd.read_csv(folder / found["runs"]["csv"], dtype={"scan": str, "subject": str})
     overlap = len(set(found["subjects"]) & set(metrics["test_subjects"]))
     return found | {"uris": uris, "table": runs.astype(object).where(runs.notna(), None), "overlap": overlap}
@@ -190,33 +189,9 @@ def _verdicts(metrics: dict) -> list[str]:
     elif auc["value"] is not None:
         where = "above" if auc["low"] > 0.5 else "below" if auc["high"] < 0.5 else "around"
         chance = "which is chance: no skill is shown" if where == "around" else "which is chance"
-        said.append(f"AUC of the network: {_number(auc, True)}. The interval lies {where} 0.5, {chance}.")
+        said.append(f"AUC of the network: {number(auc, True)}. The interval lies {where} 0.5, {chance}.")
     for name, difference in metrics["differences"].items():
         d = difference["auc"]
-        if d["value"] is None or d["low"] is None:
-            continue
-        better = "better than" if d["low"] > 0 else "worse than" if d["high"] < 0 else "not distinguishable from"
-        said.append(f"The network is {better} “{name}”: AUC difference {_signed(d)}.")
+        if better := compared(d):
+            said.append(f"The network is {better} “{name}”: AUC difference {signed(d)}.")
     return said
-
-
-def _plain(value: float | None, digits: int = 2) -> str:
-    # adding 0 turns the minus zero of rounding into zero
-    return UNDEFINED if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
-
-
-def _number(interval: dict, with_interval: bool = False) -> str:
-    if interval["value"] is None:
-        return UNDEFINED
-    text = _plain(interval["value"])
-    with_interval = with_interval and interval["low"] is not None
-    return f"{text} ({_plain(interval['low'])} to {_plain(interval['high'])})" if with_interval else text
-
-
-def _signed(interval: dict) -> str:
-    if interval["value"] is None:
-        return UNDEFINED
-    sign = "+" if interval["value"] > 0 else ""
-    if interval["low"] is None:
-        return f"{sign}{_plain(interval['value'])}"
-    return f"{sign}{_plain(interval['value'])} ({_plain(interval['low'])} to {_plain(interval['high'])})"

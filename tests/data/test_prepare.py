@@ -16,10 +16,20 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Orientationd, RandFlipd, Transform
+from nilearn.signal import clean
 
 from custom.data import PARTS, Record, Study, prepare, read_datalist
-from custom.data.prepare import save_image
-from custom.transforms import AxialSlicesd, CheckScand, LoadScand, ScaleBrainPercentilesd
+from custom.data.prepare import save_image, scale_path
+from custom.transforms import (
+    AxialSlicesd,
+    CheckScand,
+    CleanBOLDd,
+    LoadBOLDd,
+    LoadScand,
+    MaskBOLDd,
+    ScaleBrainPercentilesd,
+    TemporalZScored,
+)
 
 SHAPE = (8, 9, 10)
 CALLS: list[str] = []
@@ -315,3 +325,94 @@ def test_images_of_another_study_are_not_taken_up(tmp_path: Path):
     run(make_study(tmp_path / "raw"), tmp_path / "data")
     with pytest.raises(ValueError, match="is called s0 too: give another --dataset_dir"):
         run(make_study(tmp_path / "other"), tmp_path / "data")
+
+
+# the scale beside a run
+
+BRAIN = np.arange(4 * 3 * 2).reshape(4, 3, 2) % 5 != 0
+AFFINE = np.diag([-3.5, 3.75, 3.75, 1.0]) + np.outer([80, -100, -60, 0], [0, 0, 0, 1])
+
+
+def make_runs(raw: Path, num_runs: int = 2) -> Study:
+    """Runs of 40 frames with drift, noise in the air, and one voxel of the brain that is a straight line."""
+    raw.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(BRAIN.astype(np.uint8), AFFINE), raw / "mask.nii")
+    for i in range(num_runs):
+        voxels = np.random.default_rng(i).normal(900, 20, (*BRAIN.shape, 40)) + 0.5 * np.arange(40)
+        voxels[0, 0, 1] = 800 - 0.5 * np.arange(40)
+        image = nib.Nifti1Image(voxels.astype(np.float32), AFFINE)
+        image.header.set_zooms((3.5, 3.75, 3.75, 2.5))
+        image.header.set_xyzt_units("mm", "sec")
+        nib.save(image, raw / f"r{i}.nii.gz")
+    names = [f"r{i}" for i in range(num_runs)]
+    mask = {"mask": str(raw / "mask.nii")}
+    return Study("runs", [Record(name, name, str(raw / f"{name}.nii.gz"), 0, inputs=mask) for name in names], ["a"])
+
+
+def run_steps(scale_key: str | None = "scale") -> Compose:
+    keys = ["image", "mask"]
+    return Compose(
+        [
+            Counted(),
+            LoadBOLDd(keys),
+            MaskBOLDd("image", mask_key="mask"),
+            CleanBOLDd("image", keep_mean=True),
+            TemporalZScored("image", scale_key=scale_key),
+        ]
+    )
+
+
+def array_of(path: str | Path) -> np.ndarray:
+    return np.asarray(nib.load(path).dataobj, dtype=np.float64)
+
+
+@pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-3), ("int16", 0.02)])
+def test_a_run_times_its_scale_is_the_cleaned_run(tmp_path: Path, dtype: str, off: float):
+    study, folder = make_runs(tmp_path / "raw"), tmp_path / "data"
+    prepare(study, run_steps(), AllTraining(), str(folder), str(folder / "datalist.json"), dtype=dtype)
+    rows = read_datalist(folder / "datalist.json")["training"]
+    for record, row in zip(study.records, rows, strict=True):
+        raw = array_of(record.image)[BRAIN].T
+        expected = np.zeros((*BRAIN.shape, 40))
+        expected[BRAIN] = (clean(raw, standardize=None) + raw.mean(0)).T
+        run, scale = array_of(row["image"]), array_of(folder / "images" / f"{record.name}_scale.nii")
+        assert scale.shape == (*BRAIN.shape, 2)
+        np.testing.assert_allclose(run * scale[..., 1:] + scale[..., :1], expected, atol=off)
+        straight = np.zeros(BRAIN.shape, bool)
+        straight[0, 0, 1] = True
+        np.testing.assert_array_equal(scale[..., 1] > 0, BRAIN & ~straight)
+        np.testing.assert_allclose(scale[0, 0, 1], [800 - 0.5 * 19.5, 0], rtol=1e-6)
+
+
+def test_a_scale_is_float32_on_the_grid_of_its_run_and_no_row(tmp_path: Path):
+    folder = tmp_path / "data"
+    prepare(make_runs(tmp_path / "raw"), run_steps(), AllTraining(), str(folder), str(folder / "datalist.json"), dtype="int16")
+    rows = read_datalist(folder / "datalist.json")["training"]
+    assert [Path(row["image"]).name for row in rows] == ["r0.nii", "r1.nii"]
+    for row in rows:
+        run, scale = nib.load(row["image"]), nib.load(scale_path(row["image"]))
+        assert (run.get_data_dtype(), scale.get_data_dtype()) == (np.int16, np.float32)
+        np.testing.assert_allclose(scale.affine, AFFINE, atol=1e-5)
+        assert not {"scale", "scales"} & set(row)
+
+
+def test_where_a_scale_lies():
+    assert scale_path("/data/images/sub-1_run-01.nii") == Path("/data/images/sub-1_run-01_scale.nii")
+    assert scale_path(Path("images") / "sub-1.5.nii") == Path("images/sub-1.5_scale.nii")
+
+
+def test_without_a_scale_key_there_is_no_scale(tmp_path: Path):
+    run(make_runs(tmp_path / "raw"), tmp_path / "data", transform=run_steps(scale_key=None))
+    assert sorted(contents(tmp_path / "data" / "images")) == ["r0.json", "r0.nii", "r1.json", "r1.nii", "transforms.hash"]
+
+
+def test_a_scale_that_went_missing_is_made_again(tmp_path: Path):
+    study, images = make_runs(tmp_path / "raw"), tmp_path / "data" / "images"
+    run(study, tmp_path / "data", transform=run_steps())
+    before = contents(images)
+    (images / "r1_scale.nii").unlink()
+    run(study, tmp_path / "data", transform=run_steps())
+    assert CALLS == ["r0.nii", "r1.nii", "r1.nii"]
+    assert contents(images) == before
+    run(study, tmp_path / "data", transform=run_steps())
+    assert len(CALLS) == 3

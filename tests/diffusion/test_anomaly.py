@@ -222,7 +222,6 @@ def rows(covariance, tmp_path) -> list[dict]:
     return found
 
 
-
 def first_class(windows: torch.Tensor, network: nn.Module) -> torch.Tensor:
     return torch.stack([windows[:, 0, 0, 0, 0], torch.zeros(len(windows))], 1)
 

@@ -14,8 +14,9 @@ from monai.engines import PrepareBatchExtraInput, SupervisedEvaluator
 from torch import distributed as dist
 
 from custom.handlers import ComBat, FeatureTable, UnseenSites
-from custom.harmonization import HarmonizedClassifier, UnseenSite, fit_combat, weights_digest
+from custom.harmonization import HarmonizedClassifier, UnseenSite, fit_combat
 from custom.networks import SliceCNNLSTM
+from custom.networks.weights_digest import weights_digest
 
 N, SITES = 33, ("NYU", "UM_1", "UM_2")
 

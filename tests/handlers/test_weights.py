@@ -18,7 +18,7 @@ from monai.handlers import ValidationHandler
 
 from custom.data import PARTS, Windows
 from custom.data.datalist import hashed
-from custom.handlers import BestModel, InitialWeights, SameGrid, TrainingState, VerifiedCheckpointLoader
+from custom.handlers import BestModel, InitialWeights, SameGrid, TrainingState, VerifiedCheckpointLoader, load_verified
 
 CPU = torch.device("cpu")
 DATALIST = {
@@ -243,3 +243,18 @@ def test_other_windows_than_those_of_the_training_are_refused(tmp_path: Path):
     VerifiedCheckpointLoader(str(tmp_path / "run/model.pt"), network, CPU, windows=Windows(shift=4))(Engine(lambda e, b: None))
     with pytest.raises(ValueError, match="trained with windows .*'shift': 4.*now they are .*'shift': 0"):
         VerifiedCheckpointLoader(str(tmp_path / "run/model.pt"), network, CPU, windows=Windows())(Engine(lambda e, b: None))
+
+
+def test_weights_are_loaded_without_an_engine_and_as_strictly(tmp_path: Path):
+    train(tmp_path, [0.5], 1)
+    path, network = str(tmp_path / "model.pt"), torch.nn.Linear(2, 1)
+    assert load_verified(path, network, map_location=CPU, datalist=DATALIST) is network
+    torch.testing.assert_close(network.state_dict(), torch.load(path), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="trained with class_names"):
+        load_verified(path, network, class_names=["ill", "healthy"])
+    with pytest.raises(ValueError, match=r"1 subjects of the test part \(s1\)"):
+        load_verified(path, network, datalist=DATALIST | {"test": [{"subject": "s1"}]})
+    with pytest.raises(ValueError, match="belongs to another network"):
+        load_verified(path, torch.nn.Linear(3, 1))
+    with pytest.raises(FileNotFoundError, match="there are no weights"):
+        load_verified(str(tmp_path / "none.pt"), network)

@@ -12,7 +12,8 @@ from monai.handlers import CheckpointLoader
 from neuroHarmonize import harmonizationLearn
 from torch import nn
 
-from custom.harmonization import SiteAffine, UnseenSite, fit_combat, weights_digest
+from custom.harmonization import SiteAffine, UnseenSite, fit_combat
+from custom.networks.weights_digest import weights_digest
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,9 @@ import onnxruntime
 import pytest
 import torch
 
-from custom.harmonization import HarmonizedClassifier, SiteInput, UnseenSite, export_onnx, weights_digest
+from custom.harmonization import HarmonizedClassifier, SiteInput, UnseenSite, export_onnx
 from custom.networks import SliceCNNLSTM
+from custom.networks.weights_digest import weights_digest
 
 
 @pytest.fixture

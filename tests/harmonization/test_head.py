@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from custom.harmonization import HarmonizedClassifier, SiteAffine, apply_to_table, fit_head, weights_digest
+from custom.harmonization import HarmonizedClassifier, SiteAffine, apply_to_table, fit_head
 from custom.harmonization.head import linear_head, logistic_ridge
 from custom.networks import SliceCNNLSTM
+from custom.networks.weights_digest import weights_digest
 
 
 def features(n: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

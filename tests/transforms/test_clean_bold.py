@@ -10,6 +10,7 @@ from nilearn.signal import clean
 
 from custom.errors import BadScan
 from custom.transforms.clean_bold import CleanBOLDd, clean_bold
+from custom.transforms.temporal_zscore import temporal_zscore
 
 MODULE = importlib.import_module("custom.transforms.clean_bold")  # the package has a function of this name
 
@@ -76,3 +77,25 @@ def test_scans_that_the_filter_does_not_fit_are_refused():
 def test_frequencies_that_mean_nothing_are_refused(options: dict):
     with pytest.raises(ValueError, match="_pass"):
         CleanBOLDd("image", **options)
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_mean_can_be_kept(options: dict, monkeypatch: pytest.MonkeyPatch):
+    brain = scan()[:, 1:5, 1:5, 1:5].flatten(1).double().numpy()
+    expected = clean(brain, standardize=None, t_r=2.0, **options) + brain.mean(0)
+    assert expected.mean() > 1000
+    monkeypatch.setattr(MODULE, "BLOCK", 120 * 9)  # every voxel gets its own, whatever block it is in
+    image = MetaTensor(scan(), meta={"repetition_time": 2.0})
+    kept = CleanBOLDd("image", keep_mean=True, **options)({"image": image})["image"]
+    np.testing.assert_allclose(kept[:, 1:5, 1:5, 1:5].flatten(1).numpy(), expected, atol=1e-3)
+    assert torch.count_nonzero(kept.flatten(1).any(0)) == 64  # the air stays 0
+
+
+def test_a_straight_line_becomes_exactly_its_mean():
+    """So that the z score that comes next takes it for constant, as it does without a mean."""
+    image = torch.stack([torch.full((120,), 1234.567), 700 + 0.3 * TIME.double().float()], dim=1).reshape(120, 2, 1, 1)
+    for options in ({}, {"high_pass": 0.01, "repetition_time": 2.0}):
+        kept = clean_bold(image, keep_mean=True, **options)
+        assert (kept == kept[:1]).all()
+        np.testing.assert_allclose(kept[0].flatten().numpy(), [1234.567, 700 + 0.3 * 59.5], rtol=1e-6)
+        assert torch.count_nonzero(temporal_zscore(kept)) == 0

@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 
 from custom.errors import BadScan
-from custom.transforms.temporal_zscore import TemporalZScore, TemporalZScored, temporal_zscore
+from custom.transforms.temporal_zscore import TemporalZScore, TemporalZScored, temporal_scale, temporal_zscore
 
 MODULE = importlib.import_module("custom.transforms.temporal_zscore")  # the package has a function of this name
 
@@ -76,3 +76,60 @@ def test_the_input_and_what_is_known_of_it_stay():
     assert torch.equal(scaled["image"], TemporalZScore()(image))
     permuted = scan().permute(0, 3, 2, 1)
     torch.testing.assert_close(temporal_zscore(permuted), temporal_zscore(permuted.contiguous()))
+
+
+# the way back
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0, 1), (1000, 50), (-3000, 1), (1e5, 50), (1e-3, 1e-4)])
+def test_the_scale_equals_float64(mean: float, std: float):
+    image = scan(mean, std)
+    scale = temporal_scale(image)
+    assert (scale.shape, scale.dtype) == ((2, 7, 6, 5), torch.float32)
+    np.testing.assert_allclose(scale[0].numpy(), image.double().numpy().mean(0), atol=1e-6 * std, rtol=1e-7)
+    np.testing.assert_allclose(scale[1].numpy(), image.double().numpy().std(0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0, 1), (1000, 50), (1e5, 50)])
+def test_scores_times_the_scale_are_the_scan_again(mean: float, std: float):
+    image = scan(mean, std)
+    image[:, 0] = mean / 3
+    item = TemporalZScored("image", scale_key="scale")({"image": image})
+    torch.testing.assert_close(item["image"] * item["scale"][1] + item["scale"][0], image, atol=2e-6 * std, rtol=2e-7)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1234.567, -3e4])
+def test_constant_voxels_have_no_scatter(value: float):
+    """What is not 0 in the scale is where samples are drawn: the same rule as for the scores."""
+    image = scan()
+    image[:, 1, 2, 3] = value
+    image[:, 4, 4, 4] = torch.full((60,), value) * (1 + 1e-7 * torch.randn(60, generator=torch.Generator().manual_seed(1)))
+    scale = temporal_scale(image)
+    assert torch.equal(scale[1] > 0, temporal_zscore(image).any(0))
+    assert torch.count_nonzero(scale[1] == 0) == 2
+    np.testing.assert_allclose(scale[0, [1, 4], [2, 4], [3, 4]].numpy(), value, rtol=1e-6)
+
+
+def test_the_scale_lies_where_it_is_asked_for():
+    image = MetaTensor(scan(), affine=torch.diag(torch.tensor([3.0, 3, 3, 1])))
+    before = image.clone()
+    item = TemporalZScored("image", scale_key="way back")({"image": image, "label": 1})
+    assert set(item) == {"image", "label", "way back"}
+    assert torch.equal(item["way back"], temporal_scale(before))  # of the scan, not of its scores
+    assert torch.equal(item["way back"].affine, image.affine)
+    assert torch.equal(item["image"], temporal_zscore(before))
+    assert torch.equal(image, before)
+    assert set(TemporalZScored("image")({"image": image})) == {"image"}
+
+
+def test_one_scale_is_not_that_of_two_images():
+    with pytest.raises(ValueError, match=r"one scale_key, 'scale', cannot take the scales of \('image', 'other'\)"):
+        TemporalZScored(["image", "other"], scale_key="scale")
+    TemporalZScored(["image", "other"])
+
+
+def test_a_scan_that_is_not_finite_has_no_scale():
+    image = MetaTensor(scan(), meta={"filename_or_obj": "a.nii"})
+    image[3, 1, 1, 1] = float("nan")
+    with pytest.raises(BadScan, match=r"^a\.nii: some voxels are NaN or infinite"):
+        TemporalZScored("image", scale_key="scale")({"image": image})

@@ -8,7 +8,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from custom.metrics import summarise_permutations
 from custom.visualize import write_report
-from custom.visualize.report import _permutations, _plain, _verdicts
+from custom.visualize.report import _permutations, _verdicts
+from custom.visualize.report_parts import plain as as_text
 
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
 
@@ -216,6 +217,6 @@ def test_verdict_against_baselines_and_undefined():
 
 
 def test_undefined_is_a_dash_and_zero_has_no_sign():
-    assert _plain(None) == "–"
-    assert _plain(-0.001) == "0.00"
-    assert _plain(-0.25) == "−0.25"
+    assert as_text(None) == "–"
+    assert as_text(-0.001) == "0.00"
+    assert as_text(-0.25) == "−0.25"
