@@ -6,7 +6,7 @@ Preparation, network and decoder come from the bundle's own configurations. Befo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,6 @@ def accuracies(datalist: Datalist, spatial_size: Sequence[int], *others: Datalis
     return [_accuracy(network.gaussian, decoder, part["test"]) for part in (datalist, *others)]
 
 
-def _accuracy(denoiser: torch.nn.Module | None, decoder: Decoder, rows: list[dict[str, Any]]) -> float:
+def _accuracy(denoiser: torch.nn.Module, decoder: Decoder, rows: list[dict[str, Any]]) -> float:
     found = decoder(read_windows(rows), denoiser).argmax(1)
     return float((found == torch.tensor([row["label"] for row in rows])).double().mean())
