@@ -68,8 +68,13 @@ def write_samples(
     scheduler.set_timesteps(num_steps)
     shape = (frames, *network.scale.mean.shape)
     seeds = [seed + i for i in range(len(labels))]
-    drawn = generate(network, scheduler, shape, labels, seeds, guidance, batch_size, device, film)
-    samples, films = drawn if isinstance(drawn, tuple) else (drawn, None)
+    samples, films = torch.empty(len(labels), *shape), None
+    filmed = [i for i in range(len(labels)) if film and i % per_class == 0]  # films of all samples would fill the memory
+    for indices, pictures in ((filmed, film), ([i for i in range(len(labels)) if i not in filmed], 0)):
+        if indices:
+            of = [labels[i] for i in indices], [seeds[i] for i in indices]
+            drawn = generate(network, scheduler, shape, *of, guidance, batch_size, device, pictures)
+            samples[indices], films = drawn if isinstance(drawn, tuple) else (drawn, films)
     scale, folder = network.scale.cpu(), Path(output_dir)
     inside = scale.std > 0
     listed = []
@@ -91,7 +96,7 @@ def write_samples(
         "guidance": guidance,
     }
     if films is not None:
-        content["film"] = _write_film(folder, films[::per_class], [_name(label, class_names) for label in labels[::per_class]])
+        content["film"] = _write_film(folder, films * inside, [_name(label, class_names) for label in labels[::per_class]])
     with written_whole(folder / "samples.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1))
     network.to(device)

@@ -188,8 +188,8 @@ def test_a_film_is_of_the_first_sample_of_every_class(folder: Path, content: dic
     assert content["film"]["titles"] == ["face", "house", "scrambled-pix", "unconditional"]
     for strip, sample in zip(film, content["samples"][::2], strict=True):
         start = torch.randn(FRAMES, *GRID, generator=torch.Generator().manual_seed(sample["seed"]))
-        np.testing.assert_array_equal(strip[0], start.numpy())
-        np.testing.assert_array_equal(strip[-1] * BRAIN.numpy(), z_of(folder, sample))
+        np.testing.assert_array_equal(strip[0], (start * BRAIN).numpy())
+        np.testing.assert_array_equal(strip[-1], z_of(folder, sample))
 
 
 def test_without_a_film_there_is_none(tmp_path: Path) -> None:
