@@ -10,6 +10,7 @@ from .features import BottleneckFeatures
 from .fit_classifier import fit_classifier, read_temperature
 from .generate import generate
 from .linear_probe import LinearProbeInferer, ShrinkageLDA, fit_probe
+from .sampling_evaluator import SamplingEvaluator
 from .write_samples import write_samples
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "DPMSolverScheduler",
     "DiffusionClassifierInferer",
     "LinearProbeInferer",
+    "SamplingEvaluator",
     "ShrinkageLDA",
     "fit_probe",
     "fit_temperature",

@@ -1,3 +1,4 @@
+from .attached import Attached
 from .combat import ComBat, UnseenSites
 from .diffusion_input import DiffusionInput, FixedLevels
 from .early_stopping import EarlyStopping
@@ -15,6 +16,7 @@ from .training_state import EpochSeed, TrainingState
 from .weights import BestModel, InitialWeights, SameGrid, VerifiedCheckpointLoader, load_verified
 
 __all__ = [
+    "Attached",
     "BFloat16",
     "BestModel",
     "ComBat",

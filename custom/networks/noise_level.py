@@ -41,7 +41,8 @@ class NoiseLevels(nn.Module):
         """Return λ of timesteps in [0, T - 1], of the same shape; those between two trained ones are interpolated."""
         last = len(self.log_snrs) - 1
         position = timesteps.to(self.log_snrs).clamp(0, last)
-        below = position.floor().long().clamp(max=last - 1)
+        below = position.long()
+        below = below - (below == last).long()  # a second clamp would be exported to a broken ONNX graph
         return torch.lerp(self.log_snrs[below], self.log_snrs[below + 1], position - below)
 
     def timestep_of(self, log_snr: torch.Tensor) -> torch.Tensor:
