@@ -40,9 +40,9 @@ class NoiseLevels(nn.Module):
     def log_snr(self, timesteps: torch.Tensor) -> torch.Tensor:
         """Return λ of timesteps in [0, T - 1], of the same shape; those between two trained ones are interpolated."""
         last = len(self.log_snrs) - 1
-        position = timesteps.to(self.log_snrs).clamp(0, last)
-        below = position.long()
-        below = below - (below == last).long()  # a second clamp would be exported to a broken ONNX graph
+        position = timesteps.to(self.log_snrs)
+        position = torch.where(position < 0, 0.0, torch.where(position > last, last, position))  # clamp makes a broken ONNX file
+        below = torch.where(position < last, position, last - 1).long()
         return torch.lerp(self.log_snrs[below], self.log_snrs[below + 1], position - below)
 
     def timestep_of(self, log_snr: torch.Tensor) -> torch.Tensor:
