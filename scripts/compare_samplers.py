@@ -14,7 +14,7 @@ import fire
 import pandas as pd
 import torch
 from monai.bundle import ConfigParser
-from monai.networks.schedulers import DDIMScheduler, Scheduler
+from monai.networks.schedulers import DDIMScheduler, DDPMScheduler, Scheduler
 
 from custom.data import read_datalist
 from custom.diffusion import DPMSolverScheduler
@@ -50,11 +50,12 @@ def compare_samplers(
     parser.read_config(str(Path(bundle) / "configs" / "inference.json"))
     parser.update(override)
     datalist = read_datalist(Path(dataset_dir) / "datalist.json", parser.get_parsed_content("class_names"))
-    device, ddpm = parser.get_parsed_content("device"), parser.get_parsed_content("scheduler")
+    device, schedule = parser.get_parsed_content("device"), _schedule(parser.get_parsed_content("sampler"))
     network = load_verified(ckpt_path, parser.get_parsed_content("network"), map_location=device)
     rows = (datalist["validation"] + datalist["test"])[:num_windows]
     labels = torch.tensor([row["label"] for row in rows])
-    table = compare(network, ddpm, read_windows(rows), labels, _candidates(ddpm), range(num_seeds), device, batch_size)
+    ddpm = DDPMScheduler(**schedule, clip_sample=False)
+    table = compare(network, ddpm, read_windows(rows), labels, _candidates(schedule), range(num_seeds), device, batch_size)
     path = Path(output_dir) / "samplers.csv"
     with written_whole(path) as temporary:
         table.to_csv(temporary)
@@ -63,15 +64,19 @@ def compare_samplers(
     return str(path)
 
 
-def _candidates(ddpm: Scheduler) -> dict[str, tuple[Scheduler, int]]:
-    """Return name -> scheduler of the network's own noise levels, and its steps."""
-    schedule = {
-        "num_train_timesteps": ddpm.num_train_timesteps,
+def _schedule(scheduler: Scheduler) -> dict[str, Any]:
+    """Return the arguments of schedulers with the same noise levels and prediction."""
+    return {
+        "num_train_timesteps": scheduler.num_train_timesteps,
         "schedule": "linear_beta",
-        "beta_start": float(1 - ddpm.alphas_cumprod[0]),
-        "beta_end": float(1 - ddpm.alphas_cumprod[-1] / ddpm.alphas_cumprod[-2]),
-        "prediction_type": ddpm.prediction_type,
+        "beta_start": float(scheduler.betas[0]),
+        "beta_end": float(scheduler.betas[-1]),
+        "prediction_type": scheduler.prediction_type,
     }
+
+
+def _candidates(schedule: dict[str, Any]) -> dict[str, tuple[Scheduler, int]]:
+    """Return name -> scheduler and its number of steps."""
     solvers = {
         f"{name} {steps}": (DPMSolverScheduler(**schedule, stochastic=stochastic), steps)
         for name, stochastic in (("DPM-Solver++ 2M", False), ("SDE-DPM-Solver++ 2M", True))

@@ -145,13 +145,13 @@ STAGE_GRID: dict[str, Any] = {"spatial_size": [10, 12, 6]}
 STAGE = {"spacing": [14, 14, 14], **STAGE_GRID}
 MOTOR_GRID: dict[str, Any] = {"spatial_size": [10, 12, 8]}
 MOTOR = {"spacing": [18, 18, 18], **MOTOR_GRID}
-HAXBY_NETWORK: dict[str, Any] = {
+HAXBY_GRID: dict[str, Any] = {
+    "spatial_size": [8, 10, 4],
     "network_def::unet::channels": [8, 16],
     "network_def::unet::attention_levels": [False, True],
     "network_def::unet::norm_num_groups": 4,
     "network_def::unet::head_dim": 8,
 }
-HAXBY_GRID = {"spatial_size": [8, 10, 4], **HAXBY_NETWORK}
 HAXBY_VOXELS = {"spacing": [25.0, 22.4, 40.0]}
 OPTIONS = ("masking", "mixup", "accumulate")  # of training, in both decoders
 OF_TASKS = ("bf16", "explore", "kfold", "wandb")
@@ -224,14 +224,18 @@ CASES = [
         write_study=partial(haxby.write_study, n_runs=4, shape=(8, 10, 4)),
         overlays=[Overlay(name) for name in ("checkpointing", "ddim", "epsilon", "permuted_labels", "unet_only")],
         preprocess={**HAXBY_VOXELS, "spatial_size": [8, 10, 4], "held_out_run": "4", "validation_run": "3"},
-        train={"batch_size": 12, "schedule_epochs": 3, "val_interval": 1, "rest_stride": 40, **HAXBY_GRID},
+        train={"batch_size": 12, "schedule_epochs": 3, "rest_stride": 40, **HAXBY_GRID},
         inference={"per_class": 1, "num_steps": 4, **HAXBY_GRID},
         tested_elsewhere=["bf16", "ddpm", "linear_probe"],
-        network=HAXBY_NETWORK,
+        network={
+            "network_def::unet::channels": [8, 8, 8, 16],
+            "network_def::unet::norm_num_groups": 4,
+            "network_def::unet::head_dim": 4,
+        },
         grid=HAXBY_GRID,
         image_shape=(9, 8, 10, 4),
         unit="block",
-        evaluate={"per_class": 2, "num_steps": 4, "film": 2},
+        evaluate={"per_class": 2, "num_steps": 4, "film": 2, "anomalies::copies": 1, "anomalies::n_bootstrap": 100},
         classes="class_names",
         workflows={
             "explain": ["train", "explain"],

@@ -285,7 +285,7 @@ def test_export(case: Case, trained: Paths, tmp_path: Path) -> None:
     checkpoint, configs = str(trained.models / "model.pt"), (case.config("metadata"), case.config("inference"))
     network = network_of(case, "inference").eval()
     network.load_state_dict(weights(trained.models / "model.pt"))
-    image = torch.rand(2, *case.image_shape)
+    image = torch.rand(3, *case.image_shape)
     expected = network(image).detach()
     ckpt_export(
         "network_def",
@@ -293,7 +293,7 @@ def test_export(case: Case, trained: Paths, tmp_path: Path) -> None:
         checkpoint,
         *configs,
         use_trace=True,
-        input_shape=[1, *case.image_shape],
+        input_shape=[2, *case.image_shape],
         **case.grid,
     )
     torch.testing.assert_close(torch.jit.load(tmp_path / "model.ts")(image), expected)
@@ -303,7 +303,7 @@ def test_export(case: Case, trained: Paths, tmp_path: Path) -> None:
         str(tmp_path / "model.onnx"),
         checkpoint,
         *configs,
-        input_shape=[1, *image.shape[1:]],
+        input_shape=[2, *case.image_shape],  # a batch of 1 would become a constant
         converter_kwargs={"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": axes},
         **case.grid,
     )

@@ -65,20 +65,20 @@ class GaussianDenoiser(nn.Module):
         """Noisy windows (B, F, X, Y, Z), timesteps (B,) or (1,), labels (B,), -1 for none → v or ε (B, F, X, Y, Z)."""
         timesteps = x.new_zeros(1) if timesteps is None else timesteps
         a, s = (level.reshape(-1, 1, 1).to(x) for level in self.levels.signal_and_noise(timesteps))
-        centre = self._class_maps(class_labels, len(x))
+        centre = self._class_maps(class_labels)
         noisy = x.flatten(2) - a * centre
         basis, spread = self._frames(x.shape[1])  # in this basis frames are independent, with these variances
-        rotated = torch.einsum("gf,bfv->bgv", basis, noisy)
+        rotated = basis @ noisy
         rest = _gain(self.rest_variance * spread[None, :, None], a, s)
         along = _gain(self.variances * spread[None, :, None], a, s)
         estimate = rest * rotated + ((along - rest) * (rotated @ self.components.T)) @ self.components
-        x0 = centre + torch.einsum("gf,bgv->bfv", basis, estimate) * self.mask
+        x0 = centre + basis.T @ estimate * self.mask
         return self.levels.output_of(x0.reshape(x.shape), x, timesteps)
 
-    def _class_maps(self, labels: torch.Tensor | None, batch: int) -> torch.Tensor:
-        """Return the maps (B, 1, V) of labels, -1 being the last row."""
+    def _class_maps(self, labels: torch.Tensor | None) -> torch.Tensor:
+        """Return the maps (B, 1, V) of labels, -1 being the last row; of no labels (1, 1, V)."""
         if labels is None:
-            return self.class_maps[-1:].expand(batch, -1)[:, None]
+            return self.class_maps[-1:, None]
         return self.class_maps[torch.where(labels < 0, self.num_classes, labels.long())][:, None]
 
     def _frames(self, frames: int) -> tuple[torch.Tensor, torch.Tensor]:

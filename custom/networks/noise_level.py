@@ -41,7 +41,7 @@ class NoiseLevels(nn.Module):
         """Return λ of timesteps in [0, T - 1], of the same shape; those between two trained ones are interpolated."""
         last = len(self.log_snrs) - 1
         position = timesteps.to(self.log_snrs)
-        position = torch.where(position < 0, 0.0, torch.where(position > last, last, position))  # clamp makes a broken ONNX file
+        position = torch.where(position < 0, 0.0, torch.where(position > last, last, position))  # clamp exports wrongly
         below = torch.where(position < last, position, last - 1).long()
         return torch.lerp(self.log_snrs[below], self.log_snrs[below + 1], position - below)
 
