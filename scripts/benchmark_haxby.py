@@ -215,7 +215,7 @@ class WienerFilter(nn.Module):
     def forward(self, x: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         basis, spread = self.gaussian._frames(x.shape[1])
         a, s = (level.reshape(-1, 1, 1) for level in self.gaussian.levels.signal_and_noise(timesteps))
-        centre = self.gaussian._class_maps(labels, len(x))
+        centre = self.gaussian._class_maps(labels)
         rotated = basis @ (x.flatten(2) - a * centre)[..., self.inside]
         x0 = centre.repeat(1, x.shape[1], 1)
         x0[..., self.inside] += basis.T @ self.filtered(rotated, spread, a, s)
