@@ -222,11 +222,11 @@ CASES = [
     Case(
         name="haxby_fmri_diffusion",
         write_study=partial(haxby.write_study, n_runs=4, shape=(8, 10, 4)),
-        overlays=[Overlay(name) for name in ("checkpointing", "ddim", "epsilon", "permuted_labels", "unet_only")],
+        overlays=[Overlay(name) for name in ("epsilon", "permuted_labels", "unet_only")],
         preprocess={**HAXBY_VOXELS, "spatial_size": [8, 10, 4], "held_out_run": "4", "validation_run": "3"},
         train={"batch_size": 12, "schedule_epochs": 3, "rest_stride": 40, **HAXBY_GRID},
         inference={"per_class": 1, "num_steps": 4, **HAXBY_GRID},
-        tested_elsewhere=["bf16", "ddpm", "linear_probe"],
+        tested_elsewhere=["bf16", "checkpointing", "ddim", "ddpm", "linear_probe"],
         network={
             "network_def::unet::channels": [8, 8, 8, 16],
             "network_def::unet::norm_num_groups": 4,

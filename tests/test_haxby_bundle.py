@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from bundle_cases import CASES, Case, Paths, raises_beneath, run_workflow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from custom.data import read_datalist
 from custom.metrics import read_predictions
@@ -57,6 +58,13 @@ def test_the_evaluation_has_every_part(trained: Paths) -> None:
     assert set(blocks["subject"]) == {"sub-1"}
     body = (trained.eval / "report.html").read_text()
     assert all(title in body for title in ("volume", "memorisation", "Anomalies", "Attention of the diffusion network"))
+
+
+def test_training_is_watched(trained: Paths) -> None:
+    events = EventAccumulator(str(trained.eval), {"scalars": 0, "images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"train_loss", "val_loss", "val_loss_timestep_062"} <= set(tags["scalars"])
 
 
 def test_the_decoder_finds_the_classes_of_the_phantom(trained: Paths) -> None:
@@ -189,7 +197,17 @@ def test_bf16_is_for_a_gpu(prepared: Paths, tmp_path: Path) -> None:
         run_workflow(CASE, "train", "bf16", epochs=1, **Paths(tmp_path).train | {"dataset_dir": prepared.data}, **CASE.train)
 
 
-def test_every_sampler_of_an_overlay_generates(trained: Paths, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "steps", "scheduler"), [("ddpm", 1000, "DDPMScheduler"), ("ddim", 10, "DDIMScheduler")])
+def test_every_sampler_of_an_overlay_generates(trained: Paths, tmp_path: Path, name: str, steps: int, scheduler: str) -> None:
     paths = {key: value for key, value in trained.inference.items() if key != "dataset_dir"} | {"output_dir": str(tmp_path)}
-    run_workflow(CASE, "inference", "ddpm", classes=["face"], **paths, **{**CASE.inference, "num_steps": 1000, "film": 2})
-    assert json.loads((tmp_path / "samples/samples.json").read_text())["scheduler"] == "DDPMScheduler"
+    run_workflow(CASE, "inference", name, classes=["face"], **paths, **{**CASE.inference, "num_steps": steps, "film": 2})
+    assert json.loads((tmp_path / "samples/samples.json").read_text())["scheduler"] == scheduler
+
+
+def test_checkpointing_trains_the_same_weights(prepared: Paths, tmp_path: Path) -> None:
+    found = []
+    for name in ("plain", "checkpointing"):
+        paths = Paths(tmp_path / name).train | {"dataset_dir": prepared.data}
+        run_workflow(CASE, "train", *([name] if name != "plain" else []), epochs=1, **paths, **CASE.train)
+        found.append(torch.load(tmp_path / name / "models/model.pt", weights_only=True))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

@@ -41,6 +41,8 @@ def training_history(scalars: dict[str, pd.Series]) -> Figure:
     """
     groups: dict[tuple[int, str, int], dict[str, pd.Series]] = {}
     for tag, values in sorted(scalars.items()):
+        if "_timestep_" in tag:  # the loss of single noise levels has a picture of its own in TensorBoard
+            continue
         order, kind = _kind(tag)
         groups.setdefault((order, kind, int(values.index[-1])), {})[tag] = values
     if not groups:
