@@ -98,8 +98,7 @@ def test_decoding_a_raw_study_equals_the_evaluation(trained: Paths, tmp_path: Pa
 
 def test_decoding_by_the_linear_probe(trained: Paths, tmp_path: Path) -> None:
     paths = trained.inference | {"output_dir": str(tmp_path), "dataset_dir": scan_of(trained)}
-    probe = str(trained.models / "probe.pt")
-    run_workflow(CASE, "decode", "linear_probe", probe_path=probe, **paths, spacing=RAW["spacing"], **CASE.grid)
+    run_workflow(CASE, "decode", "linear_probe", **paths, spacing=RAW["spacing"], **CASE.grid)
     table = pd.read_csv(tmp_path / "decode/predictions.csv")
     assert len(table) == 32
     np.testing.assert_allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-6)
@@ -142,8 +141,7 @@ def test_a_class_that_was_never_seen_is_refused(trained: Paths, tmp_path: Path) 
 
 def test_anomalies_of_a_raw_study(trained: Paths, tmp_path: Path) -> None:
     paths = trained.inference | {"output_dir": str(tmp_path), "dataset_dir": scan_of(trained)}
-    anomaly = str(trained.models / "anomaly.pt")
-    run_workflow(CASE, "decode", "detect_anomalies", anomaly_path=anomaly, **paths, spacing=RAW["spacing"], **CASE.grid)
+    run_workflow(CASE, "decode", "detect_anomalies", **paths, spacing=RAW["spacing"], **CASE.grid)
     table = pd.read_csv(tmp_path / "anomalies/anomalies.csv")
     assert len(table) == 32
     assert table["score"].notna().all()
