@@ -5,8 +5,8 @@ out=${1:?give a folder for the demo}
 configs="$(dirname "$0")/../bundles/haxby_fmri_diffusion/configs"
 grid=(--spatial_size "[12,14,6]")
 spacing=(--spacing "[16.67,16.0,26.67]")
-small=(--network_def::unet::channels "[16,32,64]" --network_def::unet::attention_levels "[False,False,True]"
-    --network_def::unet::head_dim 16 --network_def::unet::norm_num_groups 4)
+small=(--network_def::unet::channels "[8,16]" --network_def::unet::attention_levels "[False,True]"
+    --network_def::unet::head_dim 8 --network_def::unet::norm_num_groups 4)
 folders=(--dataset_dir "$out/data" --ckpt_dir "$out/models" --output_dir "$out/eval")
 run() { (set -x; python -W ignore -m monai.bundle run "$@"); }
 
