@@ -68,8 +68,8 @@ def write_samples(
     scheduler.set_timesteps(num_steps)
     shape = (frames, *network.scale.mean.shape)
     seeds = [seed + i for i in range(len(labels))]
-    samples, films = torch.empty(len(labels), *shape), None
     filmed = [i for i in range(len(labels)) if film and i % per_class == 0]  # films of all samples would fill the memory
+    samples, films = torch.empty(len(labels), *shape), None
     for indices, pictures in ((filmed, film), ([i for i in range(len(labels)) if i not in filmed], 0)):
         if indices:
             of = [labels[i] for i in indices], [seeds[i] for i in indices]
@@ -77,30 +77,43 @@ def write_samples(
             samples[indices], films = drawn if isinstance(drawn, tuple) else (drawn, films)
     scale, folder = network.scale.cpu(), Path(output_dir)
     inside = scale.std > 0
-    listed = []
-    for i, (sample, label) in enumerate(zip(samples * inside, labels, strict=True)):
-        name = f"{_name(label, class_names)}_{i % per_class:04d}"
-        _write_nifti(folder / f"{name}.nii.gz", scale.to_signal(sample), scale)
-        with written_whole(folder / "z" / f"{name}.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, sample.numpy())
-        listed.append({"image": f"{name}.nii.gz", "z": f"z/{name}.npy", "label": label, "seed": seeds[i]})
-    for k, label in enumerate(dict.fromkeys(labels)):
-        mean = (samples[k * per_class : (k + 1) * per_class] * inside).mean((0, 1))
-        _write_nifti(folder / f"{_name(label, class_names)}_mean.nii.gz", scale.to_signal(mean[None]), scale)
-    content = {
+    names = [_name(label, class_names) for label in labels]
+    content: dict[str, Any] = {
         "space": "z",
         "class_names": list(class_names),
-        "samples": listed,
+        "samples": _write_windows(folder, samples * inside, labels, names, seeds, per_class, scale),
         "num_steps": num_steps,
         "scheduler": type(scheduler).__name__,
         "guidance": guidance,
     }
     if films is not None:
-        content["film"] = _write_film(folder, films * inside, [_name(label, class_names) for label in labels[::per_class]])
+        content["film"] = _write_film(folder, films * inside, names[::per_class])
     with written_whole(folder / "samples.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1))
     network.to(device)
     return content
+
+
+def _write_windows(
+    folder: Path,
+    samples: torch.Tensor,
+    labels: Sequence[int],
+    names: Sequence[str],
+    seeds: Sequence[int],
+    per_class: int,
+    scale: SignalScale,
+) -> list[dict[str, Any]]:
+    """Write samples and the mean of every class; return the samples' entries."""
+    listed = []
+    for i, (sample, label, seed) in enumerate(zip(samples, labels, seeds, strict=True)):
+        name = f"{names[i]}_{i % per_class:04d}"
+        _write_nifti(folder / f"{name}.nii.gz", scale.to_signal(sample), scale)
+        with written_whole(folder / "z" / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, sample.numpy())
+        listed.append({"image": f"{name}.nii.gz", "z": f"z/{name}.npy", "label": label, "seed": seed})
+    for name, of_class in zip(names[::per_class], samples.split(per_class), strict=True):
+        _write_nifti(folder / f"{name}_mean.nii.gz", scale.to_signal(of_class.mean((0, 1))[None]), scale)
+    return listed
 
 
 def _labels(classes: Sequence[str], class_names: Sequence[str], per_class: int) -> list[int]:

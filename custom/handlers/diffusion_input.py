@@ -8,12 +8,11 @@ import torch
 from monai.engines import DiffusionPrepareBatch
 from monai.networks.schedulers import DDPMScheduler
 
+from ..data.other_windows import NO_CLASS
 from ..networks.noise_level import PREDICTION_TYPES
 from ..transforms.bold_item import plain_tensor
 
 __all__ = ["DiffusionInput", "FixedLevels"]
-
-NO_CLASS = -1
 
 
 class DiffusionInput(DiffusionPrepareBatch):

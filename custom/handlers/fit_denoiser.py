@@ -26,10 +26,15 @@ class FitDenoiser:
     Args:
         network: whose ``scale`` and, where it has one, ``gaussian`` are fitted.
         rows: of the training part, one per window.
+
+    Raises:
+        ValueError: if no row has a class.
     """
 
     def __init__(self, network: ResidualDenoiser, rows: Sequence[Mapping[str, Any]]) -> None:
         self.network, self.rows = network, [row for row in rows if row["label"] >= 0]
+        if not self.rows:
+            raise ValueError("no training window has a class, which the closed form is fitted by: prepare runs with labels.")
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)

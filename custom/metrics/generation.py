@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from ..data.other_windows import NO_CLASS
 from ..paths import written_whole
 from .class_maps import class_mean_maps, compare_class_maps
 from .memorisation import nearest_neighbour_ratio
 from .synthetic_training import synthetic_training_accuracy
-from .window_set import UNLABELLED, GenerationData, WindowSet, halves, matched, read_generation
+from .window_set import GenerationData, WindowSet, halves, matched, read_generation
 from .window_statistics import compare_statistics, window_statistics
 
 __all__ = ["compare_generation", "evaluate_generation", "generation_figures"]
@@ -122,8 +123,8 @@ def compare_generation(data: GenerationData, seed: int = 0) -> dict[str, dict[st
 
 def comparable(data: GenerationData, seed: int = 0) -> tuple[WindowSet, WindowSet, WindowSet]:
     """Return generated, training and test windows of the same classes, the first two in equal numbers of each."""
-    if (data.fake.labels == UNLABELLED).all():
-        unlabelled = WindowSet(data.train.values, np.full(len(data.train), UNLABELLED), data.train.runs)
+    if (data.fake.labels == NO_CLASS).all():
+        unlabelled = WindowSet(data.train.values, np.full(len(data.train), NO_CLASS), data.train.runs)
         fake, train = matched(data.fake, unlabelled, seed)
         return fake, train, data.test
     if not data.classes:
@@ -177,5 +178,5 @@ def _synthetic_training(data: GenerationData, seed: int) -> dict[str, Any]:
 
 
 def _counts(windows: WindowSet, class_names: Sequence[str]) -> dict[str, int]:
-    names = {**dict(enumerate(class_names)), UNLABELLED: "no class"}
+    names = {**dict(enumerate(class_names)), NO_CLASS: "no class"}
     return {names[int(c)]: int((windows.labels == c).sum()) for c in np.unique(windows.labels)}

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ..data.other_windows import NO_CLASS
 from ..transforms.temporal_window import map_bold, temporal_window
 from .window_statistics import check_windows
 
 __all__ = ["GenerationData", "WindowSet", "halves", "matched", "read_generation", "read_real", "read_samples"]
-
-UNLABELLED = -1
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class GenerationData:
     def classes(self) -> list[int]:
         """Classes that were generated, trained on and held out."""
         common = set.intersection(*(set(s.labels.tolist()) for s in (self.fake, self.train, self.test)))
-        return sorted(common - {UNLABELLED})
+        return sorted(common - {NO_CLASS})
 
 
 def read_generation(samples_dir: str | Path, datalist: Mapping[str, Any], frames: int) -> GenerationData:
@@ -119,7 +118,7 @@ def read_samples(samples_dir: str | Path, class_names: Sequence[str], frames: in
         wanted = (frames, *(windows[0].shape[1:] if windows else window.shape[1:]))
         if window.ndim != 4 or window.shape != wanted:
             raise ValueError(f"{path}: a window of shape {window.shape}, {wanted} is wanted: generate again, or set frames.")
-        if sample["label"] not in range(UNLABELLED, len(class_names)):
+        if sample["label"] not in range(NO_CLASS, len(class_names)):
             raise ValueError(f"{path}: label {sample['label']} is no class of {list(class_names)}, nor -1: generate again.")
         windows.append(window)
         labels.append(sample["label"])

@@ -102,6 +102,10 @@ class GaussianDenoiser(nn.Module):
         self.mask.copy_(inside)
         maps = _means(series.mean(1), labels, self.num_classes)
         residuals = series - maps[labels][:, None]
+        if not residuals.any():
+            raise ValueError(
+                "the training windows of a class are all the same, or 0 everywhere: nothing says how the signal varies."
+            )
         counts = torch.bincount(labels, minlength=self.num_classes).double()[:, None]
         errors = residuals.mean(1).square().sum(0) / (len(series) - self.num_classes) / counts  # variance of a class's mean
         centre = maps.mean(0)

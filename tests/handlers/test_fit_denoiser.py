@@ -173,3 +173,8 @@ def test_windows_of_several_lengths(study: list[dict]):
 def test_a_class_with_one_window(study: list[dict]):
     with pytest.raises(ValueError, match=r"per class are \[2, 1\]"):
         start(FitDenoiser(build(), study[:3]))
+
+
+def test_rows_without_a_class(study: list[dict]):
+    with pytest.raises(ValueError, match="no training window has a class"):
+        FitDenoiser(build(), [row | {"label": -1} for row in study])

@@ -289,3 +289,9 @@ def test_a_network_on_a_gpu_is_fitted_to_windows_in_memory():
     network.fit(*training_windows())
     found = network(noisy().cuda(), TIMESTEPS.cuda(), torch.arange(4).cuda()).cpu()
     torch.testing.assert_close(found, fitted()(noisy(), TIMESTEPS, torch.arange(4)))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5])
+def test_windows_that_do_not_vary_are_refused(value: float):
+    with pytest.raises(ValueError, match="nothing says how the signal varies"):
+        build().fit(torch.full_like(noisy(batch=8), value), torch.arange(8) % 4)
