@@ -89,7 +89,7 @@ def write_attention_maps(
         None where there is none.
 
     Raises:
-        BadScan: if windows of a subject differ in shape or affine, or hold nothing but 0.
+        BadScan: if windows of a subject differ in shape or affine, hold nothing but 0, or reach beyond their run.
         FileNotFoundError: if a run is missing.
         ValueError: if no row has a class, or a block of either kind is missing or unknown.
     """
@@ -147,7 +147,12 @@ def _windows(rows: Sequence[Row]) -> torch.Tensor:
     """Return windows that have one shape and one affine, (N, F, X, Y, Z)."""
     windows: list[MetaTensor] = []
     for row in rows:
-        window, _ = temporal_window(map_bold(row["image"]), row["frames"], row["start"])
+        window, measured = temporal_window(map_bold(row["image"]), row["frames"], row["start"])
+        if not measured.all():  # the network would attend to frames that were never measured
+            raise BadScan(
+                f"{row['image']}: {int(measured.sum())} of the {row['frames']} frames from frame {row['start']} on were measured: "
+                "prepare with --frames of the shortest block."
+            )
         first = windows[0] if windows else window
         if window.shape != first.shape or not torch.allclose(window.affine, first.affine, atol=1e-3):
             raise BadScan(

@@ -234,3 +234,9 @@ def test_an_empty_scan_is_refused(tmp_path: Path):
     nib.save(nib.Nifti1Image(np.zeros((*GRID, 12), np.float32), AFFINE), tmp_path / "empty.nii")
     with pytest.raises(BadScan, match=r"empty\.nii: its windows hold nothing but 0"):
         explain(build(), [row(tmp_path / "empty.nii", 0, 0)], tmp_path / "out")
+
+
+def test_a_window_beyond_the_end_of_its_run_is_refused(tmp_path: Path):
+    late = row(write_run(tmp_path), 0, 12 - FRAMES + 1)
+    with pytest.raises(BadScan, match=rf"run-1\.nii: {FRAMES - 1} of the {FRAMES} frames from frame .* were measured"):
+        explain(build(), [late], tmp_path / "out")
