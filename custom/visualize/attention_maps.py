@@ -150,8 +150,8 @@ def _windows(rows: Sequence[Row]) -> torch.Tensor:
         window, measured = temporal_window(map_bold(row["image"]), row["frames"], row["start"])
         if not measured.all():  # the network would attend to frames that were never measured
             raise BadScan(
-                f"{row['image']}: {int(measured.sum())} of the {row['frames']} frames from frame {row['start']} on were measured: "
-                "prepare with --frames of the shortest block."
+                f"{row['image']}: {int(measured.sum())} of the {row['frames']} frames from frame {row['start']} on were "
+                "measured: prepare with --frames of the shortest block."
             )
         first = windows[0] if windows else window
         if window.shape != first.shape or not torch.allclose(window.affine, first.affine, atol=1e-3):
