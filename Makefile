@@ -3,7 +3,7 @@ PYTHON ?= python3
 BUNDLE ?= oasis_mri_alzheimers_classification
 BIN := .venv/bin
 
-.PHONY: demo real test lint package bench
+.PHONY: demo real test test-all lint package bench
 
 .venv/installed: requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -18,7 +18,10 @@ real: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/real_$(BUNDLE).sh "$(RAW)"
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-all: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow or not slow"
 
 lint: .venv/installed
 	$(BIN)/ruff check .

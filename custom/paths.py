@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["bundle_root", "written_whole"]
+__all__ = ["bundle_root", "explained", "file_digest", "written_whole"]
+
+AGAIN = "and run the same command again (a training with --resume True): what is complete is kept"
+REMEDIES = {
+    errno.ENOSPC: f"free some space {AGAIN}",
+    errno.EDQUOT: f"free some of your quota {AGAIN}",
+    errno.EFBIG: f"raise the limit of a file's size {AGAIN}",
+    errno.EIO: f"look after the disc {AGAIN}",
+    errno.EROFS: "give a folder that can be written",
+    errno.EACCES: "give a folder that you may write",
+    errno.EPERM: "give a folder that you may write",
+}
+TORCH_WRITER = "inline_container"
 
 
 def bundle_root(name: str) -> str:
@@ -27,10 +42,31 @@ def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     since nibabel chooses the format by them, and holds the process id, so that two writers do not meet.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{os.getpid()}-{target.name}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, target)
+    except OSError as error:
+        ours = error.filename is None or Path(os.fsdecode(error.filename)) in (temporary, target, *target.parents)
+        if not ours or error.errno not in REMEDIES:
+            raise
+        raise explained(error, target) from error
+    except RuntimeError as error:
+        if TORCH_WRITER not in str(error):
+            raise
+        raise explained(OSError(errno.EIO, "torch could not write all of it, is the disc full?"), target) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that has become read-only; the error that led here is raised
+            temporary.unlink(missing_ok=True)
+
+
+def explained(error: OSError, path: Path) -> OSError:
+    """Return an error of writing with the file's name and what to do about it, which the system's own lacks."""
+    remedy = REMEDIES.get(error.errno or 0, "see to it, and run the same command again")
+    return OSError(error.errno, f"{error.strerror}: {remedy}", str(path))
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal, as ``sha256sum`` prints it."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

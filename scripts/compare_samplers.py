@@ -20,8 +20,8 @@ from custom.data import read_datalist
 from custom.diffusion import DPMSolverScheduler
 from custom.diffusion.compare import compare
 from custom.handlers import load_verified
-from custom.handlers.fit_denoiser import read_windows
 from custom.paths import written_whole
+from custom.transforms.window_rows import read_windows
 
 
 def compare_samplers(

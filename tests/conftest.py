@@ -18,6 +18,14 @@ from bundle_cases import CASES, Case, Paths, run_workflow  # noqa: E402
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares a study stays on one worker (``--dist loadgroup``): a file, or in a contract of all bundles a bundle."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        case = parameters.params.get("case") if parameters else None
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{item.path.parent.stem}{'-' + case.name if case else ''}"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real data, which lie beside the repository and are no part of it."""

@@ -17,8 +17,9 @@ from monai.bundle import ConfigParser
 
 from custom.data import LeaveOneRunOut, read_datalist, split_again
 from custom.data.splits import PARTS
-from custom.handlers.fit_denoiser import FitDenoiser, read_windows
+from custom.handlers.fit_denoiser import FitDenoiser
 from custom.networks.residual_denoiser import ResidualDenoiser
+from custom.transforms.window_rows import read_windows
 
 CASE = next(case for case in CASES if case.name == "haxby_fmri_diffusion")
 TINY = {key: value for key, value in HAXBY_GRID.items() if key != "spatial_size"}  # U-Net

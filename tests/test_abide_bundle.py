@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -130,18 +129,6 @@ def test_a_site_is_adapted_to_from_its_unlabelled_scans(study: Paths, tmp_path: 
     assert len(adapted) == 12
     assert (adapted - known).abs().min() > 0
     assert (adapted - identity).abs().min() > 0
-
-
-def test_onnx_file_gives_what_inference_gives(study: Paths, tmp_path: Path) -> None:
-    paths = study.inference | {"onnx_path": str(tmp_path / "model.onnx"), "num_frames": 8}
-    run_workflow(CASE, "inference", STRIDED, "export", **paths, **COARSE)
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
-    sites = json.loads(session.get_modelmeta().custom_metadata_map["sites"])
-    row = scan_of(study)
-    image = np.moveaxis(voxels(row["image"]), -1, 0)[None]
-    (logits,) = session.run(None, {"image": image, "site": np.array([sites.index(row["site"])])})
-    table = infer(study, row["source"], tmp_path)
-    np.testing.assert_allclose(torch.from_numpy(logits).softmax(1)[0, 1], table["p_ASD"].item(), atol=1e-4)
 
 
 def test_leave_site_out_and_adapt(study: Paths, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from .attached import Attached
 from .combat import ComBat, UnseenSites
 from .diffusion_input import DiffusionInput, FixedLevels
 from .early_stopping import EarlyStopping
+from .exported import VerifiedExport
 from .features import FeatureTable
 from .fit_denoiser import FitDenoiser
 from .generation_pictures import GenerationPictures
@@ -37,6 +38,7 @@ __all__ = [
     "TrainingState",
     "UnseenSites",
     "VerifiedCheckpointLoader",
+    "VerifiedExport",
     "WandB",
     "WindowInput",
     "load_verified",

@@ -13,9 +13,9 @@ from ignite.engine import Engine, Events
 from ..data.prepare import scale_path
 from ..errors import BadScan
 from ..networks.residual_denoiser import ResidualDenoiser
-from ..transforms.temporal_window import map_bold, temporal_window
+from ..transforms.window_rows import read_windows
 
-__all__ = ["FitDenoiser", "read_windows"]
+__all__ = ["FitDenoiser"]
 
 
 class FitDenoiser:
@@ -52,25 +52,6 @@ class FitDenoiser:
         if self.network.gaussian is not None:
             labels = torch.tensor([row["label"] for row in self.rows])
             self.network.gaussian.fit(read_windows(self.rows), labels)
-
-
-def read_windows(rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-    """Return the windows (N, F, X, Y, Z) of rows, float32.
-
-    Raises:
-        ValueError: if a window reaches beyond its run, or is not as long as the others; names it.
-    """
-    runs = {path: map_bold(path) for path in {row["image"] for row in rows}}
-    windows = []
-    for row in rows:
-        window, measured = temporal_window(runs[row["image"]], row["frames"], row["start"])
-        if not measured.all() or len(window) != rows[0]["frames"]:
-            raise ValueError(
-                f"{row['block']}: {int(measured.sum())} of its {len(window)} frames were measured, windows of "
-                f"{rows[0]['frames']} whole frames are wanted: prepare with --frames of the shortest block."
-            )
-        windows.append(window.as_tensor())
-    return torch.stack(windows)
 
 
 def _scales(images: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, float]:

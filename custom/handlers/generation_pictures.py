@@ -14,9 +14,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ..diffusion.generate import generate
 from ..networks.residual_denoiser import ResidualDenoiser
+from ..transforms.window_rows import read_windows
 from ..visualize.displays import COLOURS, new_figure
 from ..visualize.generation import class_map_figure, film_figure
-from .fit_denoiser import read_windows
 
 __all__ = ["GenerationPictures"]
 

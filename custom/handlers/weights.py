@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import ignite
-import monai
 import nibabel as nib
 import torch
 from ignite import distributed as idist
@@ -20,7 +17,8 @@ from monai.handlers import CheckpointLoader
 from ..data.datalist import hashed, kept_apart, names
 from ..data.windows import Windows
 from ..networks import load_initial_weights
-from ..paths import written_whole
+from ..paths import file_digest, written_whole
+from ..versions import versions
 
 __all__ = ["BestModel", "InitialWeights", "SameGrid", "VerifiedCheckpointLoader", "load_verified"]
 
@@ -35,8 +33,8 @@ class BestModel:
 
     Args:
         network: to save.
-        path: of ``model.pt``, a plain state dict. ``model.json`` beside it holds the split's digest and hashes of the
-            subjects, by which :py:class:`VerifiedCheckpointLoader` knows whom the network has seen.
+        path: of ``model.pt``, a plain state dict. ``model.json`` beside it holds its SHA-256, the split's digest and
+            hashes of the subjects, by which :py:class:`VerifiedCheckpointLoader` knows whom the network has seen.
         datalist: what the network is trained on.
     """
 
@@ -62,18 +60,14 @@ class BestModel:
             "class_names": self.datalist["class_names"],
             "key_metric": {"name": engine.state.key_metric_name, "value": float(engine.state.best_metric)},
             "epoch": engine.state.epoch,
+            "weights_sha256": file_digest(self.path),
             "grid": grid_of(self.datalist["training"][0]["image"]),
             "split_digest": self.datalist["split"]["digest"],
             "seen_subjects": [hashed(s) for s in names(seen)],
             **({"seen_scans": [hashed(s) for s in names(seen, "scan")]} if "scan" in seen[0] else {}),
             "windows": self.datalist.get("windows"),
             "permuted": self.datalist.get("permuted"),
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "monai": monai.__version__,
-                "ignite": ignite.__version__,
-            },
+            "versions": versions(),
         }
 
 
@@ -153,7 +147,7 @@ class VerifiedCheckpointLoader(CheckpointLoader):
             raise FileNotFoundError(f"there are no weights at {self.load_path}: run train.json first, or name the file.")
         if self.datalist is not None:
             self._refuse_seen(Path(self.load_path).with_suffix(".json"), self.datalist)
-        self._refuse_other_training(Path(self.load_path).with_suffix(".json"))
+        refuse_other_training(self.load_path, self.wanted)
         try:
             super().__call__(engine)
         except RuntimeError as error:
@@ -161,16 +155,6 @@ class VerifiedCheckpointLoader(CheckpointLoader):
                 f"{self.load_path} belongs to another network than the configured one; name the overlay it was trained "
                 f"with. {error}"
             ) from error
-
-    def _refuse_other_training(self, provenance: Path) -> None:
-        """Weights of the same classes in another order would fit, and predict something else, and so on."""
-        known = json.loads(provenance.read_text()) if provenance.is_file() else {}
-        for key, wanted in self.wanted.items():
-            if (wanted is not None or key == "permuted") and known.get(key, wanted) != wanted:
-                raise ValueError(
-                    f"{self.load_path} was trained with {key} {known.get(key)}, now they are {wanted}: give the overlay or the "
-                    "settings that it was trained with."
-                )
 
     def _refuse_seen(self, provenance: Path, datalist: Mapping[str, Any]) -> None:
         column = kept_apart(datalist["split"])
@@ -188,6 +172,22 @@ class VerifiedCheckpointLoader(CheckpointLoader):
             raise ValueError(
                 f"{self.load_path} was trained or selected on {len(both)} {column}s of the test part ({', '.join(both[:5])}): "
                 "evaluate with the datalist it was trained with."
+            )
+
+
+def refuse_other_training(path: str, wanted: Mapping[str, Any]) -> None:
+    """Raise ValueError if the ``.json`` beside the weights tells another training than is wanted.
+
+    Weights of the same classes in another order would fit, and predict something else, and so on. ``None`` asks for nothing,
+    but of ``permuted`` (a test of labels that mean nothing).
+    """
+    provenance = Path(path).with_suffix(".json")
+    known = json.loads(provenance.read_text()) if provenance.is_file() else {}
+    for key, value in wanted.items():
+        if (value is not None or key == "permuted") and known.get(key, value) != value:
+            raise ValueError(
+                f"{path} was trained with {key} {known.get(key)}, now they are {value}: give the overlay or the "
+                "settings that it was trained with."
             )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .affine import SiteAffine, UnseenSite
 from .classifier import HarmonizedClassifier, SiteInput
-from .export import export_onnx
 from .fit import CombatEstimates, estimate_combat, fit_combat
 from .head import apply_to_table, fit_head, logistic_ridge
 from .quality import compare, site_quality
@@ -21,7 +20,6 @@ __all__ = [
     "apply_to_table",
     "compare",
     "estimate_combat",
-    "export_onnx",
     "fit_combat",
     "fit_head",
     "logistic_ridge",

@@ -22,6 +22,7 @@ from sklearn.metrics import roc_auc_score
 from ..paths import written_whole
 from ..phantoms.anomalies import KINDS, LABEL_KINDS, LOCAL_KINDS, SIZES, TEST_KINDS, TUNING_KINDS, plant
 from ..transforms.temporal_window import map_bold, temporal_window
+from ..transforms.window_rows import last_start, signal_mask
 from .bootstrap import percentile_interval, resample
 
 __all__ = ["Mahalanobis", "MeanSquare", "PCAResidual", "evaluate_anomalies"]
@@ -180,10 +181,9 @@ class _Windows:
         found, masks = [], {}
         for row in rows:
             run = map_bold(row["image"])
-            start = min(int(row["start"]), run.shape[0] - frames)
-            found.append(temporal_window(run, frames, start)[0].as_tensor())
+            found.append(temporal_window(run, frames, last_start(row, run, frames))[0].as_tensor())
             if row["image"] not in masks:
-                masks[row["image"]] = (run.frames(0, run.shape[0]).as_tensor() != 0).any(0)
+                masks[row["image"]] = signal_mask(run)
         self.windows, self.labels = torch.stack(found), torch.tensor([row["label"] for row in rows])
         self.masks = torch.stack([masks[row["image"]] for row in rows])
         self.subjects = np.array([str(row["subject"]) for row in rows])

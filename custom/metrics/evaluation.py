@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pandas as pd
 
 from ..data.splits import PARTS
 from ..paths import written_whole
+from ..versions import versions
 from .aggregate import probabilities, read_predictions
 from .baselines import Baseline, by_unit, label_of
 from .bootstrap import auc_within, bootstrap, paired_difference
@@ -24,7 +23,6 @@ __all__ = ["evaluate", "evaluate_folds", "summarise_permutations"]
 
 NETWORK = "network"
 COPIED = ("study", "synthetic", "class_names", "split", "permuted", "subjects_known", "preprocessing")
-LIBRARIES = ("monai", "torch", "pytorch-ignite", "scikit-learn", "numpy", "nibabel")
 
 
 def evaluate(
@@ -156,7 +154,7 @@ def _write(output: Path, study: dict, tables: dict[str, pd.DataFrame], n: int, s
         "differences": differences,
         "confusion": confusion.to_numpy().tolist(),
         "bootstrap": {"resamples": n, "seed": seed},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "versions": versions(),
     }
     rows = [t.assign(baseline=k) for k, t in aligned.items() if k != NETWORK]
     columns = ["baseline", *(c for c in network.columns if all(c in r for r in rows))]

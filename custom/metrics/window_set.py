@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..data.other_windows import NO_CLASS
-from ..transforms.temporal_window import map_bold, temporal_window
+from ..transforms.temporal_window import map_bold
+from ..transforms.window_rows import read_windows, signal_mask
 from .window_statistics import check_windows
 
 __all__ = ["GenerationData", "WindowSet", "halves", "matched", "read_generation", "read_real", "read_samples"]
@@ -126,29 +127,16 @@ def read_samples(samples_dir: str | Path, class_names: Sequence[str], frames: in
 
 
 def read_real(rows: Sequence[Mapping[str, Any]], frames: int) -> WindowSet:
-    """Read the windows of a datalist's rows.
-
-    Raises:
-        ValueError: naming the block whose window reaches beyond its run.
-    """
-    windows = []
-    for row in rows:
-        window, measured = temporal_window(map_bold(row["image"]), frames, row["start"])
-        if not measured.all():
-            raise ValueError(f"{row['block']}: its run ends after {int(measured.sum())} of {frames} frames: set fewer frames.")
-        windows.append(window.as_tensor().numpy())
-    odd = [row["block"] for row, window in zip(rows, windows, strict=True) if window.shape != windows[0].shape]
-    if odd:
-        raise ValueError(f"{odd[0]}: another grid than {rows[0]['block']}: prepare all runs to one grid.")
-    return WindowSet(np.stack(windows), np.array([row["label"] for row in rows]), np.array([row["scan"] for row in rows]))
+    """Read the windows of a datalist's rows; errors as of :py:func:`custom.transforms.window_rows.read_windows`."""
+    windows = read_windows(rows, frames).numpy()
+    return WindowSet(windows, np.array([row["label"] for row in rows]), np.array([row["scan"] for row in rows]))
 
 
 def brain_of(images: Sequence[str]) -> np.ndarray:
     """Return the voxels (X, Y, Z) that are not 0 throughout in every one of the runs, bool."""
     inside = None
     for path in dict.fromkeys(images):
-        scan = map_bold(path)
-        varying = (scan.frames(0, scan.shape[0]) != 0).any(0).as_tensor().numpy()
+        varying = signal_mask(map_bold(path)).numpy()
         if inside is not None and varying.shape != inside.shape:
             raise ValueError(f"{path}: grid {varying.shape} for {inside.shape}: prepare all runs to one grid.")
         inside = varying if inside is None else inside | varying

@@ -4,6 +4,7 @@ from .gaussian_denoiser import GaussianDenoiser
 from .initial_weights import load_initial_weights
 from .linear_probe import LinearProbe
 from .noise_level import NoiseLevels
+from .onnx_network import OnnxNetwork, export_onnx
 from .residual_denoiser import ResidualDenoiser
 from .signal_scale import SignalScale
 from .simple_cnn3d import Simple3DCNN
@@ -19,6 +20,7 @@ __all__ = [
     "GaussianDenoiser",
     "LinearProbe",
     "NoiseLevels",
+    "OnnxNetwork",
     "ResidualDenoiser",
     "SignalScale",
     "Simple3DCNN",
@@ -27,5 +29,6 @@ __all__ = [
     "SliceViT",
     "SpatioTemporalDiffusionUNet",
     "drop_connect",
+    "export_onnx",
     "load_initial_weights",
 ]

@@ -26,9 +26,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
+from .chunked import chunked
 from .drop_connect import DropConnectLinear, drop_connect
+from .exporting import exporting
 from .transformer_block import TransformerBlock
 
 __all__ = ["MODES", "CNNTransformer", "ConvBranch"]
@@ -139,7 +140,7 @@ class CNNTransformer(nn.Module):
         Raises:
             ValueError: if the frames are of another size, are more than ``frames``, or a window has no valid one.
         """
-        if not _exporting():
+        if not exporting():
             self._check(image, mask)
         if mask is not None:  # 0 × NaN is NaN: what invalid frames hold must not come further
             image = image.where(mask[:, :, None, None, None], 0.0)
@@ -163,15 +164,8 @@ class CNNTransformer(nn.Module):
             raise ValueError("a window has no valid frame: leave it out.")
 
     def _encode(self, volumes: torch.Tensor) -> torch.Tensor:
-        """(N, 1, X, Y, Z) → (N, positions, dim), a chunk at a time."""
-        if _exporting() or len(volumes) <= self.chunk:
-            return self.encoder(volumes).transpose(1, 2)
-        parts = volumes.split(self.chunk)
-        if torch.is_grad_enabled():
-            encoded = [checkpoint(self.encoder, part, use_reentrant=False) for part in parts]
-        else:
-            encoded = [self.encoder(part) for part in parts]
-        return torch.cat(encoded).transpose(1, 2)
+        """(N, 1, X, Y, Z) → (N, positions, dim)."""
+        return chunked(self.encoder, volumes, self.chunk).transpose(1, 2)
 
     def _attend(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """(B, F, positions, dim) → the same shape, every token having seen all tokens of valid frames."""
@@ -181,11 +175,6 @@ class CNNTransformer(nn.Module):
         for block in self.blocks:
             sequence = block(sequence, allowed)
         return sequence.unflatten(1, (frames, places))
-
-
-def _exporting() -> bool:
-    """Whether the graph is recorded: what depends on values or the batch's size must not be decided then."""
-    return torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def _convolutions(channels: Sequence[int], strides: Sequence[int]) -> list[nn.Module]:

@@ -9,6 +9,8 @@ import torch
 from monai.networks.nets import DenseNet121, EfficientNetBN
 from torch import nn
 
+from ..own_files import load_tensors
+
 __all__ = ["IMAGENET", "load_initial_weights"]
 
 IMAGENET = "imagenet"
@@ -31,7 +33,7 @@ def load_initial_weights(network: nn.Module, weights: str) -> list[str]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if less than half of the network's tensors are in the file: it is another network's.
+        ValueError: if less than half of the network's tensors are in the file: it is another network's; or it is damaged.
     """
     state = _imagenet_state(network) if weights == IMAGENET else _read(weights)
     own = network.state_dict()
@@ -51,7 +53,7 @@ def load_initial_weights(network: nn.Module, weights: str) -> list[str]:
 def _read(weights: str) -> dict[str, torch.Tensor]:
     if not Path(weights).is_file():
         raise FileNotFoundError(f"there are no weights at {weights}: give a state dict's file, or '{IMAGENET}'.")
-    return torch.load(weights, map_location="cpu", weights_only=True)
+    return load_tensors(weights, f"give the file of a state dict, or '{IMAGENET}'.")
 
 
 def _imagenet_state(network: nn.Module) -> dict[str, torch.Tensor]:

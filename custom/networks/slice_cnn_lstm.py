@@ -20,7 +20,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+
+from .chunked import chunked
+from .exporting import exporting
 
 __all__ = ["ConvMean", "SliceCNNLSTM"]
 
@@ -116,7 +118,7 @@ class SliceCNNLSTM(nn.Module):
         if mask is None:
             return states.mean(1)
         valid = mask[:, -states.shape[1] :].to(states.dtype)[..., None]
-        if (valid.sum(1) == 0).any():
+        if not exporting() and (valid.sum(1) == 0).any():
             raise ValueError(f"a scan of at most {self.warm_up} frames is too short for this network: leave it out.")
         return (states * valid).sum(1) / valid.sum(1)
 
@@ -133,13 +135,4 @@ class SliceCNNLSTM(nn.Module):
         """Return the mean over slices of the CNN's features, (B, T, channels[-1])."""
         b, t, x, y, z = image.shape
         pictures = image.permute(0, 1, 4, 2, 3).reshape(-1, 1, x, y)
-        return self._encode(pictures).unflatten(0, (b, t, z)).mean(2)
-
-    def _encode(self, pictures: torch.Tensor) -> torch.Tensor:
-        exporting = torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or torch.compiler.is_exporting()
-        if exporting or len(pictures) <= self.chunk:
-            return self.encoder(pictures)
-        parts = pictures.split(self.chunk)
-        if torch.is_grad_enabled():
-            return torch.cat([checkpoint(self.encoder, part, use_reentrant=False) for part in parts])
-        return torch.cat([self.encoder(part) for part in parts])
+        return chunked(self.encoder, pictures, self.chunk).unflatten(0, (b, t, z)).mean(2)

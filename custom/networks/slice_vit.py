@@ -24,8 +24,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
+from .chunked import chunked
+from .exporting import exporting
 from .transformer_block import TransformerBlock
 
 __all__ = ["Attention", "PositionalPooling", "SliceViT"]
@@ -182,21 +183,15 @@ class SliceViT(nn.Module):
             )
         if image.shape[1] > self.frames:
             raise ValueError(f"a window has {image.shape[1]} frames, the network is built for at most {self.frames}.")
-        if mask is not None and not bool(mask.any(1).all()):
+        if mask is not None and not exporting() and not bool(mask.any(1).all()):
             raise ValueError("a window has no valid frame: leave it out.")
 
     def _placed(self, frame_tokens: torch.Tensor) -> torch.Tensor:
         return self.dropout(self.frame_position(frame_tokens))
 
     def _frame_tokens(self, volumes: torch.Tensor) -> torch.Tensor:
-        """(N, X, Y, Z) → (N, dim), a chunk at a time."""
-        exporting = torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or torch.compiler.is_exporting()
-        if exporting or len(volumes) <= self.chunk:
-            return self._frame_token(volumes)
-        parts = volumes.split(self.chunk)
-        if torch.is_grad_enabled():
-            return torch.cat([checkpoint(self._frame_token, part, use_reentrant=False) for part in parts])
-        return torch.cat([self._frame_token(part) for part in parts])
+        """(N, X, Y, Z) → (N, dim)."""
+        return chunked(self._frame_token, volumes, self.chunk)
 
     def _frame_token(self, volumes: torch.Tensor) -> torch.Tensor:
         tokens = self._slice_tokens(self.patch_pooling(self._patches(volumes)))

@@ -24,6 +24,7 @@ from monai.networks.nets.diffusion_model_unet import DiffusionUnetDownsample, Di
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .exporting import exporting
 from .temporal_attention import SpatioTemporalBlock
 
 __all__ = ["SpatioTemporalDiffusionUNet"]
@@ -240,7 +241,7 @@ class SpatioTemporalDiffusionUNet(nn.Module):
         if class_labels is None:
             return torch.full((1,), self.num_classes, device=x.device)
         labels = class_labels.to(x.device)
-        if not (_exporting() or labels.is_meta or bool(((labels >= -1) & (labels < self.num_classes)).all())):
+        if not (exporting() or labels.is_meta or bool(((labels >= -1) & (labels < self.num_classes)).all())):
             raise ValueError(
                 f"class labels {labels.tolist()} came to a network of {self.num_classes} classes, 0 the first, -1 none."
             )
@@ -272,11 +273,6 @@ class SpatioTemporalDiffusionUNet(nn.Module):
         for axis, size in enumerate(grid[: self.spatial_dims]):
             h = h.narrow(2 + axis, self._padding(size)[0], size)
         return h.reshape(-1, frames, *grid)
-
-
-def _exporting() -> bool:
-    """Whether the graph is recorded: what depends on values must not be decided then."""
-    return torch.onnx.is_in_onnx_export() or torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 def _doubling(spatial_dims: int, before: int, after: int) -> UpSample:

@@ -9,6 +9,7 @@ from .inpaint import InpaintNaN, InpaintNaNd, inpaint_nan
 from .load import LoadScand
 from .load_bold import LoadBOLDd
 from .resample_time import ResampleTimed, resample_time
+from .seeded_compose import SeededCompose
 from .slices import AxialSlicesd, PictureToSliced, slice_positions
 from .smooth_bold import SmoothBOLDd, smooth_bold
 from .temporal_mask import RandFrameMaskd
@@ -45,6 +46,7 @@ __all__ = [
     "ResampleTimed",
     "ScaleBrainPercentiles",
     "ScaleBrainPercentilesd",
+    "SeededCompose",
     "SmoothBOLDd",
     "SplitEventsd",
     "TemporalWindow",

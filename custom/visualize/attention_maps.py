@@ -26,7 +26,8 @@ from ..errors import BadScan
 from ..networks.noise_level import NoiseLevels
 from ..networks.spatiotemporal_unet import SpatioTemporalDiffusionUNet
 from ..paths import written_whole
-from ..transforms.temporal_window import map_bold, temporal_window
+from ..transforms.temporal_window import map_bold
+from ..transforms.window_rows import read_windows
 from .displays import COLOURS, new_figure
 from .gradcam import randomised, rank_correlation
 from .maps import Explanation, file_stem, write_explanations
@@ -136,31 +137,11 @@ def _groups(rows: Sequence[Row]) -> dict[tuple[str, int], _Group]:
     groups = {}
     for subject in sorted({str(row["subject"]) for row in labelled}):
         members = [row for row in labelled if str(row["subject"]) == subject]
-        windows, labels = _windows(members), np.array([int(row["label"]) for row in members])
+        windows, labels = read_windows(members), np.array([int(row["label"]) for row in members])
         for label in sorted(set(labels.tolist())):
             chosen = np.flatnonzero(labels == label).tolist()
             groups[subject, label] = _Group([members[i] for i in chosen], windows[chosen])
     return groups
-
-
-def _windows(rows: Sequence[Row]) -> torch.Tensor:
-    """Return windows that have one shape and one affine, (N, F, X, Y, Z)."""
-    windows: list[MetaTensor] = []
-    for row in rows:
-        window, measured = temporal_window(map_bold(row["image"]), row["frames"], row["start"])
-        if not measured.all():  # the network would attend to frames that were never measured
-            raise BadScan(
-                f"{row['image']}: {int(measured.sum())} of the {row['frames']} frames from frame {row['start']} on were "
-                "measured: prepare with --frames of the shortest block."
-            )
-        first = windows[0] if windows else window
-        if window.shape != first.shape or not torch.allclose(window.affine, first.affine, atol=1e-3):
-            raise BadScan(
-                f"{row['image']}: shape {tuple(window.shape)} of the window from frame {row['start']} on, or the affine, "
-                f"differs from {tuple(first.shape)} of {rows[0]['image']}: prepare one study on one grid."
-            )
-        windows.append(window)
-    return torch.stack([window.as_tensor() for window in windows])
 
 
 def _attention(

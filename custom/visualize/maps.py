@@ -14,7 +14,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from nibabel.affines import apply_affine
-from nilearn.plotting import plot_stat_map
 from scipy.stats import bootstrap
 
 from ..paths import written_whole
@@ -126,6 +125,8 @@ def _write_picture(explanation: Explanation, path: Path) -> None:
 
 def _volume_picture(heat: MetaTensor, explanation: Explanation, path: Path) -> None:
     """Three planes through the map's peak, by nilearn, which takes care of the orientation."""
+    from nilearn.plotting import plot_stat_map  # a second to import, which every training would wait for
+
     display = plot_stat_map(
         _nifti(heat),
         bg_img=_nifti(explanation.background),

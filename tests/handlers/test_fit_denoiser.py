@@ -11,13 +11,14 @@ from ignite.engine import Engine
 from monai.networks.schedulers import DDPMScheduler
 
 from custom.errors import BadScan
-from custom.handlers.fit_denoiser import FitDenoiser, read_windows
+from custom.handlers.fit_denoiser import FitDenoiser
 from custom.handlers.training_state import TrainingState
 from custom.networks.gaussian_denoiser import GaussianDenoiser
 from custom.networks.noise_level import NoiseLevels
 from custom.networks.residual_denoiser import ResidualDenoiser
 from custom.networks.signal_scale import SignalScale
 from custom.networks.spatiotemporal_unet import SpatioTemporalDiffusionUNet
+from custom.transforms.window_rows import read_windows
 
 GRID, FRAMES, RUN_FRAMES, CLASSES, TR = (4, 3, 1), 3, 14, 2, 2.5
 AFFINE = np.diag([-3.5, 3.75, 3.75, 1.0]) + np.outer([80, -100, -60, 0], [0, 0, 0, 1])
@@ -160,13 +161,13 @@ def test_runs_that_do_not_lie_on_one_grid(study: list[dict], tmp_path: Path, oth
 
 def test_a_window_that_reaches_beyond_its_run(study: list[dict]):
     late = study[-1] | {"start": RUN_FRAMES - 1, "block": "run-2_block-9"}
-    with pytest.raises(ValueError, match=r"run-2_block-9: 1 of its 3 frames were measured, windows of 3 whole frames"):
+    with pytest.raises(ValueError, match=r"run-2\.nii: 1 of the 3 frames from .* windows of 3 whole frames"):
         start(FitDenoiser(build(), [*study, late]))
 
 
 def test_windows_of_several_lengths(study: list[dict]):
     study[3] = study[3] | {"frames": 2}
-    with pytest.raises(ValueError, match=r"run-1_block-3: 2 of its 2 frames were measured, windows of 3 .* --frames"):
+    with pytest.raises(ValueError, match=r"run-1\.nii: 2 of the 2 frames .* were measured, windows of 3 .* --frames"):
         read_windows(study)
 
 

@@ -106,7 +106,7 @@ def test_samples_of_another_length_grid_or_class_are_named(tmp_path: Path):
 
 def test_a_window_beyond_its_run_is_named(tmp_path: Path):
     rows = write_study(tmp_path, process(2, 0), process(1, 1))["training"]
-    with pytest.raises(ValueError, match="training_7: its run ends after 6 of 7 frames"):
+    with pytest.raises(ValueError, match=r"6 of the 7 frames from frame \d+ on were measured"):
         read_real(rows, FRAMES + 1)
 
 

@@ -1,0 +1,145 @@
+"""A network as one ONNX file, and that file in place of the network.
+
+MONAI's ``onnx_export`` knows networks of one input, and makes whatever the batch of its example decides a constant. Here every
+input has a name, axes that may vary have one too, and the file is run beside PyTorch before it is kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.utils import optional_import
+from torch import nn
+from torch.export import Dim
+
+from ..paths import file_digest, written_whole
+
+__all__ = ["OnnxNetwork", "export_onnx"]
+
+onnxruntime, _ = optional_import("onnxruntime")
+
+OUTPUT = "pred"
+EXAMPLES = {"batch": 2}  # length of a named axis in the example that the graph is recorded with
+OTHER_EXAMPLE = 16
+TOLERANCE = 1e-3  # of the largest output
+
+Inputs = Mapping[str, Mapping[str, Any]]
+
+
+def export_onnx(
+    network: nn.Module,
+    ckpt_path: str,
+    path: str,
+    inputs: Inputs,
+    metadata: Callable[[nn.Module], Mapping[str, Any]] = lambda network: {},
+) -> str:
+    """Write a trained network as an ONNX file with the output ``pred``, and compare it with PyTorch.
+
+    Args:
+        network: whose ``forward`` takes the inputs in this order.
+        ckpt_path: its weights, a plain state dict; the file remembers their SHA-256.
+        path: of the ONNX file.
+        inputs: name -> ``shape`` and ``dtype`` (a name in torch). An axis given by a name varies, axes of one name together;
+            ``batch`` is such a name.
+        metadata: of the network with its weights: further entries for the file, which JSON can hold.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: if the file gives something else than PyTorch; nothing is written then.
+    """
+    network.load_state_dict(torch.load(ckpt_path, map_location="cpu", weights_only=True))
+    network = network.cpu().eval()
+    program = torch.onnx.export(
+        network,
+        tuple(_example(inputs).values()),
+        input_names=list(inputs),
+        output_names=[OUTPUT],
+        dynamic_shapes=_dynamic_shapes(inputs),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None  # says the dynamo exporter
+    known = {"weights_sha256": file_digest(ckpt_path), **metadata(network)}
+    program.model.metadata_props.update({key: json.dumps(value) for key, value in known.items()})
+    with written_whole(path) as temporary:
+        program.save(temporary)
+        _compare(network, OnnxNetwork(str(temporary)), _example(inputs))
+    return path
+
+
+class OnnxNetwork(nn.Module):
+    """A network that an ONNX file computes, on the CPU, by onnxruntime.
+
+    Args:
+        path: of the file, as :py:func:`export_onnx` writes it.
+
+    Attributes:
+        metadata: what the file says of itself.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no exported network at {path}: run inference.json with export.json first.")
+        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.names = [node.name for node in self.session.get_inputs()]
+        self.dtypes = {node.name: _dtype(node.type) for node in self.session.get_inputs()}
+        self.metadata = {k: json.loads(v) for k, v in self.session.get_modelmeta().custom_metadata_map.items()}
+
+    def forward(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+        """Return the output; arguments as those of the exported network, in the order of its inputs or by name.
+
+        Raises:
+            ValueError: naming inputs that are missing or that the file does not have.
+        """
+        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        if len(args) > len(self.names) or set(given) != set(self.names):
+            raise ValueError(f"the exported network takes {', '.join(self.names)}; it was given {', '.join(given)}.")
+        feed = {name: value.detach().cpu().to(self.dtypes[name]).numpy() for name, value in given.items()}
+        return torch.from_numpy(self.session.run([OUTPUT], feed)[0])
+
+
+def _dtype(onnx_type: str) -> torch.dtype:
+    """``tensor(float)`` -> torch.float32, and so on."""
+    name = onnx_type[len("tensor(") : -1]
+    return getattr(torch, {"float": "float32", "double": "float64"}.get(name, name))
+
+
+def _length(axis: int | str) -> int:
+    return EXAMPLES.get(axis, OTHER_EXAMPLE) if isinstance(axis, str) else axis
+
+
+def _example(inputs: Inputs) -> dict[str, torch.Tensor]:
+    """Return noise for floats, ones for the rest (a valid frame, the second site or class)."""
+    generator = torch.Generator().manual_seed(0)
+    example = {}
+    for name, spec in inputs.items():
+        shape, dtype = [_length(axis) for axis in spec["shape"]], getattr(torch, spec["dtype"])
+        noise = dtype.is_floating_point
+        example[name] = torch.rand(shape, generator=generator, dtype=dtype) if noise else torch.ones(shape, dtype=dtype)
+    return example
+
+
+def _dynamic_shapes(inputs: Inputs) -> tuple[dict[int, Any], ...]:
+    names = {axis for spec in inputs.values() for axis in spec["shape"] if isinstance(axis, str)}
+    dims = {name: Dim(name, min=1 if name == "batch" else 2, max=2**16) for name in names}
+    return tuple({i: dims[axis] for i, axis in enumerate(spec["shape"]) if isinstance(axis, str)} for spec in inputs.values())
+
+
+def _compare(network: nn.Module, exported: OnnxNetwork, example: Mapping[str, torch.Tensor]) -> None:
+    """Raise ValueError if a batch of another size than was recorded does not come out as from PyTorch."""
+    one = {name: value[:1] for name, value in example.items()}
+    with torch.no_grad():
+        wanted = network(*one.values())
+    difference = float((exported(**one) - wanted).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+        raise ValueError(f"the exported network differs from PyTorch by {difference:.3g}: it is not written.")
