@@ -31,4 +31,4 @@ package: .venv/installed
 	$(BIN)/python scripts/package_bundle.py pack bundles/$(BUNDLE)
 
 bench: .venv/installed
-	$(BIN)/python scripts/benchmark.py $(firstword $(subst _, ,$(BUNDLE)))
+	$(BIN)/python scripts/benchmark.py

@@ -47,7 +47,7 @@ def entities(path: str | Path) -> dict[str, str | None]:
 
     found = parse_bids_filename(str(path))["entities"]
     run = found.get("run")
-    return {**found, "run": str(int(run))} if run and run.isdigit() else dict(found)
+    return {**found, "run": str(int(run))} if run and run.isdecimal() else dict(found)
 
 
 def applicable(image: str | Path, name: str, folder: Path | None = None) -> Iterator[Path]:

@@ -13,11 +13,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
-__all__ = ["refuse_unread_keys", "unread_keys"]
+__all__ = ["calling_parser", "refuse_unread_keys", "unread_keys"]
 
 # what MONAI itself looks up by name: the verbs, its properties, and the settings of `--tracking`
 _VERBS = {"imports", "initialize", "run", "finalize"}
@@ -39,23 +40,39 @@ def refuse_unread_keys() -> None:
     MONAI hands a component no reference to the configuration it stands in, so the parser is found among the callers:
     that holds for the command line and for ``create_workflow`` alike, which reading ``sys.argv`` would not.
 
+    A ``device`` that was asked for and is not there is refused here too, before anything is read or computed.
+
     Raises:
-        ValueError: naming each unread key and the key that was probably meant.
+        ValueError: naming each unread key and the key that was probably meant, or the device.
     """
-    config = _calling_parser().get()
+    config = calling_parser().get()
+    refuse_absent_device(config.get("device"))
     unread = unread_keys(config)
     if unread:
         raise ValueError("; ".join(_complaint(key, [k for k in config if k not in unread]) for key in unread))
 
 
-def _calling_parser() -> ConfigParser:
+def refuse_absent_device(device: Any) -> None:
+    """Raise ValueError for a name of a GPU that this machine does not have; expressions choose for themselves."""
+    if not isinstance(device, str) or not device.startswith("cuda"):
+        return
+    number, found = torch.device(device).index or 0, torch.cuda.device_count()
+    if number >= found:
+        raise ValueError(
+            f"the device {device} is asked for, and torch {torch.__version__} finds {found} GPUs here: leave --device out, "
+            "which takes a GPU where there is one, or install the driver and a torch built for it."
+        )
+
+
+def calling_parser() -> ConfigParser:
+    """Return the parser of the configuration that is being run."""
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, ConfigParser):
             return caller
         frame = frame.f_back
-    raise RuntimeError("refuse_unread_keys is to be called from within a MONAI configuration.")
+    raise RuntimeError("this is to be called from within a MONAI configuration.")
 
 
 def _complaint(key: str, known: list[str]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -16,6 +17,7 @@ from .errors import BadScan
 __all__ = ["GROUP", "dataset", "fmri_data"]
 
 GROUP = "fMRIdata"
+DEFLATE = 1032  # HDF5's compression makes nothing smaller than by this factor
 # what h5py makes of HDF5's errors: truncated or overwritten file, broken chunk, lost link, nonsensical header
 DAMAGED = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 
@@ -47,6 +49,9 @@ def dataset(group: h5py.Group, name: str) -> Any:
         BadScan: if it is absent or holds no real numbers.
     """
     found = group.get(name)
+    path = group.file.filename
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf":
-        raise BadScan(f"{group.file.filename}: {GROUP} has no numeric array '{name}', only {sorted(group)}.")
+        raise BadScan(f"{path}: {GROUP} has no numeric array '{name}', only {sorted(group)}.")
+    if found.nbytes > DEFLATE * Path(path).stat().st_size:
+        raise BadScan(f"{path}: damaged. '{name}' claims {found.nbytes} bytes, which the file cannot hold: copy it again.")
     return found

@@ -52,10 +52,16 @@ class Case:
     classes: str = "classes"  # key of the classes in train.json
     workflows: dict[str, Sequence[str]] = field(default_factory=dict)  # beside or in place of the usual ones
     generates: bool = False  # inference makes images, decoding has a configuration of its own
+    decode: dict[str, Any] = field(default_factory=dict)  # its overrides
 
     @property
     def folder(self) -> Path:
         return ROOT / "bundles" / self.name
+
+    @property
+    def predicts(self) -> str:
+        """The configuration that predicts classes of raw scans."""
+        return "decode" if self.generates else "inference"
 
     def config(self, name: str) -> str:
         return str(self.folder / "configs" / f"{name}.json")
@@ -184,7 +190,6 @@ CASES = [
         inference=COARSE,
         tested_elsewhere=[
             "band_pass",
-            "export",
             "kfold",
             "leave_site_out",
             "only_extractor",
@@ -241,8 +246,10 @@ CASES = [
             "explain": ["train", "explain"],
             "generate": ["inference", "generate"],
             "decode": ["decode"],
+            "onnx": ["decode", "onnx"],
             "detect_anomalies": ["decode", "detect_anomalies"],
         },
         generates=True,
+        decode={**HAXBY_VOXELS, **HAXBY_GRID, "inferer::temperature": 1.0},
     ),
 ]

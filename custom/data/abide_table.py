@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from .bids_tables import refuse_long_lines
+
 __all__ = ["QC", "read_phenotypes", "subject_of"]
 
 # image quality of the functional scan, as the Preprocessed Connectomes Project measured it; mean_fd and *_fd are head motion
@@ -50,7 +52,7 @@ def subject_of(name: str) -> str:
 
     A name without exactly one ABIDE id stands for itself.
     """
-    if name.isdigit():
+    if name.isdecimal():
         return f"{int(name):07d}"
     ids = ABIDE_ID.findall(name)
     return f"{int(ids[0]):07d}" if len(ids) == 1 else name
@@ -94,6 +96,7 @@ def _read_texts(file: Path) -> pd.DataFrame:
             frame = pd.read_csv(file, encoding="latin-1", dtype=str, keep_default_na=False)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise ValueError(f"{file} is no table of comma-separated values ({error}): export it again.") from error
+    refuse_long_lines(frame, file)
     frame = frame.rename(columns=str.strip).apply(lambda column: column.str.strip())
     return frame[(frame != "").any(axis=1)]
 

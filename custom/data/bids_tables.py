@@ -108,9 +108,16 @@ def _read_texts(file: Path) -> pd.DataFrame:
         )
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} is no table of tab-separated values ({error}): export it again.") from error
+    refuse_long_lines(table, file)
     table.index += 2
     table = table.fillna("").rename(columns=str.strip).apply(lambda column: column.str.strip())
     return table[(table != "").any(axis=1)]
+
+
+def refuse_long_lines(table: pd.DataFrame, file: Path) -> None:
+    """Raise ValueError if lines have more cells than the first has names: pandas takes their first cells for row names."""
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(f"{file}: lines have more cells than the first has names ({list(table.columns)}): correct it.")
 
 
 def _seconds(texts: pd.Series, file: Path) -> pd.Series:

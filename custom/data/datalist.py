@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..own_files import read_json
 from ..paths import written_whole
 from .records import Record, Study
 from .splits import PARTS, Split
@@ -129,7 +130,8 @@ def read_datalist(path: str | Path, class_names: Iterable[str] | None = None) ->
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: run preprocess.json first, or give --dataset_dir.")
-    content = json.loads(file.read_text())
+    content = read_json(file, "run preprocess.json again, which keeps the images.")
+    _check_form(content, str(file))
     if class_names is not None and list(class_names) != content["class_names"]:
         raise ValueError(
             f"{file} was prepared for the classes {content['class_names']}, the configuration has {list(class_names)}: "
@@ -143,6 +145,7 @@ def read_datalist(path: str | Path, class_names: Iterable[str] | None = None) ->
 
 def check_datalist(content: Mapping[str, Any], name: str, folder: Path) -> None:
     """Raise if the content breaks an invariant of this module."""
+    _check_form(content, name)
     rows = [row for part in PARTS for row in content[part]]
     for key in ("image", "label", "subject"):
         if any(row.get(key) is None for row in rows):
@@ -155,6 +158,23 @@ def check_datalist(content: Mapping[str, Any], name: str, folder: Path) -> None:
             raise ValueError(
                 f"{name}: label {row['label']} of subject {row['subject']} is not an index into {content['class_names']}."
             )
+
+
+def _check_form(content: Mapping[str, Any], name: str) -> None:
+    """Raise unless everything has the form that it is about to be read by."""
+    lists = [content.get(part) for part in PARTS]
+    rows = [row for rows in lists if isinstance(rows, list) for row in rows]
+    split: Any = content.get("split")
+    whole = all(isinstance(rows, list) for rows in lists) and all(isinstance(row, dict) for row in rows)
+    told = isinstance(split, dict) and (not split or isinstance(split.get("digest"), dict))
+    if not (whole and told and isinstance(content.get("class_names"), list)):
+        raise ValueError(f"{name} is damaged: it lacks one of {(*PARTS, 'class_names', 'split')}: run preprocess.json again.")
+    units = {kept_apart(split), str(split.get("group", "subject"))} - {"subject"}
+    for row in rows:
+        wrong = [unit for unit in units if not isinstance(row.get(unit), (str, int))]
+        wrong += [key for key in ("image", "subject", "label") if not isinstance(row.get(key), (str, int, type(None)))]
+        if wrong:
+            raise ValueError(f"{name} is damaged: '{wrong[0]}' of a row is {row.get(wrong[0])!r}: run preprocess.json again.")
 
 
 def _check_groups(content: Mapping[str, Any], name: str) -> None:

@@ -192,11 +192,15 @@ def _read_labels(table: Path, frames: int, image: Path) -> list[tuple[str, int]]
     """Return category and chunk of every frame."""
     if not table.is_file():
         raise FileNotFoundError(f"{table} does not exist, which says what {image} shows: fetch it again.")
-    first, *lines = [line.split() for line in table.read_text(encoding="utf-8-sig").splitlines() if line.strip()] or [[]]
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table} is no text ({error}): fetch it again.") from error
+    first, *lines = [line.split() for line in text.splitlines() if line.strip()] or [[]]
     if first != ["labels", "chunks"]:
         raise ValueError(f"{table}: its first line is '{' '.join(first)}', 'labels chunks' is wanted: fetch it again.")
     for number, line in enumerate(lines, 2):
-        if len(line) != 2 or not line[1].isdigit():
+        if len(line) != 2 or not line[1].isdecimal():
             raise ValueError(f"{table}, line {number}: '{' '.join(line)}' is no category and number of a run: fetch it again.")
         if line[0] not in (*CLASSES, REST):
             raise ValueError(f"{table}, line {number}: unknown category '{line[0]}', known are {(*CLASSES, REST)}: correct it.")

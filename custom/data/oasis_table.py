@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from .bids_tables import refuse_long_lines
 from .records import Column
 
 __all__ = ["read_table"]
@@ -23,11 +24,15 @@ def read_table(path: Path) -> dict[str, dict[str, Column]]:
 
     Raises:
         FileNotFoundError: if the table is absent.
-        ValueError: if a required column is absent, a session is listed twice, or a number is not one.
+        ValueError: if it is no table, a required column is absent, a session is listed twice, or a number is not one.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the study's table {path} does not exist: put it there, or give --table.")
-    frame = pd.read_csv(path, encoding="utf-8-sig", dtype=str, skipinitialspace=True)
+    try:
+        frame = pd.read_csv(path, encoding="utf-8-sig", dtype=str, skipinitialspace=True)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no table of comma-separated values ({error}): export it again.") from error
+    refuse_long_lines(frame, path)
     frame = frame.rename(columns=str.strip).apply(lambda column: column.str.strip())
     absent = [c for c in REQUIRED if c not in frame]
     if absent:

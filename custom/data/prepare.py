@@ -13,7 +13,8 @@ import logging
 import re
 import sys
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from joblib import Parallel, delayed
 from monai.data import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms import Compose
+from monai.utils import optional_import
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
 from ..errors import BadScan
+from ..folder_lock import FolderLock
+from ..own_files import read_json
 from ..paths import written_whole
 from .datalist import write_datalist
 from .records import Record, Study
@@ -55,11 +59,12 @@ def prepare(
     num_workers: int = 1,
     dtype: str = "float32",
     windows: Windows | None = None,
+    dask_scheduler: str | None = None,
 ) -> dict[str, Any]:
     """Apply a transform to every record, write its images, list what was rejected, split the rest.
 
-    Workers are joblib processes: within ``joblib.parallel_config(backend="dask")`` a Dask cluster does the work. Each holds
-    one scan at a time, so memory does not grow with the study.
+    Workers are joblib processes of this machine, or of a Dask cluster. Each holds one scan at a time, so memory does not grow
+    with the study.
 
     Args:
         study: the records.
@@ -69,19 +74,58 @@ def prepare(
         split: how to split what was not rejected.
         dataset_dir: receives ``images/*.nii`` (uncompressed) and ``rejected.csv``.
         datalist: path of the list to write.
-        num_workers: number of processes.
+        num_workers: number of processes on this machine; a Dask cluster uses all it has.
         dtype: of the voxels on disc, ``float32`` or ``int16``; integers are scaled to the image's range.
         windows: of a study of runs with events: which frames belong to an event.
+        dask_scheduler: address of a Dask scheduler with two workers or more, which see the same paths and can import this
+            package; those that join it later are not used.
 
     Returns:
         The content of the datalist.
 
     Raises:
         ValueError: for another ``dtype``, if the folder holds images made by other transforms, or if no scan was good.
+        FolderInUse: if another process prepares into the folder.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype '{dtype}' is not one of {', '.join(DTYPES)}.")
-    folder = Path(dataset_dir)
+    with FolderLock(dataset_dir), _cluster(dask_scheduler):
+        # a worker on another machine may stand in another directory
+        return _prepare(study, transform, split, Path(dataset_dir).absolute(), datalist, num_workers, dtype, windows)
+
+
+@contextmanager
+def _cluster(dask_scheduler: str | None) -> Iterator[None]:
+    """Let a Dask cluster be joblib's workers, where one is named."""
+    if dask_scheduler is None:
+        yield
+        return
+    distributed, installed = optional_import("distributed")
+    if not installed:
+        raise ModuleNotFoundError(
+            f"dask_scheduler is {dask_scheduler}, and Dask is not installed, it is no requirement of this package: "
+            "pip install dask distributed 'numpy<2', or leave dask_scheduler out."
+        )
+    with distributed.Client(dask_scheduler) as client:
+        threads = sum(client.ncores().values())
+        if threads < 2:  # joblib would do all the work in this process
+            raise ValueError(
+                f"the Dask scheduler {dask_scheduler} has {threads} worker threads: start two workers or more first."
+            )
+        with joblib.parallel_config(backend="dask"):
+            yield
+
+
+def _prepare(
+    study: Study,
+    transform: Callable[[dict], dict | list[dict]],
+    split: Split,
+    folder: Path,
+    datalist: str,
+    num_workers: int,
+    dtype: str,
+    windows: Windows | None,
+) -> dict[str, Any]:
     _refuse_equal_names(study.records)
     _claim(folder, transform, dtype)
     worker = copy.deepcopy(transform)  # MONAI's readers remember what they read, and a recipe that has changed is another one
@@ -90,6 +134,7 @@ def prepare(
     outcomes = Parallel(n_jobs=num_workers, return_as="generator_unordered")(jobs)
     bar = tqdm(outcomes, total=len(study.records), desc="preprocess", unit="scan", disable=not sys.stderr.isatty())
     results = dict(bar)
+    _refuse_absent(folder, results)
     results = {r.name: _placed(r, results[r.name], windows) for r in study.records}
     results |= _without_partner(study.records, results)
     rejected = {name: reason for name, reason in results.items() if isinstance(reason, str)}
@@ -102,6 +147,16 @@ def prepare(
         )
     logger.info(f"{len(prepared)} scans prepared in {folder}, {len(rejected)} rejected, dropped: {dict(study.dropped)}.")
     return write_datalist(datalist, study, split, prepared, windows, [type(t).__name__ for t in _steps(transform)])
+
+
+def _refuse_absent(folder: Path, results: Mapping[str, list[dict] | str]) -> None:
+    names = [row["image"] for rows in results.values() if not isinstance(rows, str) for row in rows]
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"{folder / absent[0]} was written by a worker and is not here: let all workers share the file system that "
+            "dataset_dir is on."
+        )
 
 
 def _without_partner(records: Sequence[Record], results: Mapping[str, list[dict] | str]) -> dict[str, str]:
@@ -172,7 +227,7 @@ def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: st
     """Return what was written of a record, now or in an earlier run, or the reason why not."""
     done = folder / "images" / f"{record.name}.json"
     if done.is_file():
-        content = json.loads(done.read_text())
+        content = read_json(done, "delete it, and the scan is prepared again.")
         if content["source"] != record.image:
             raise ValueError(
                 f"{folder} holds what {content['source']} was prepared to, and {record.image} is called {record.name} too: "

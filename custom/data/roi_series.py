@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from .abide_table import subject_of
 __all__ = ["find_roi_series", "read_roi_series"]
 
 SUFFIXES = (".npz", ".1D")
+# what numpy and zipfile make of a damaged file: broken archive, strange compression or version, a header that claims too much
+DAMAGED = (ValueError, EOFError, OSError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 def read_roi_series(path: str | Path) -> np.ndarray:
@@ -25,7 +28,7 @@ def read_roi_series(path: str | Path) -> np.ndarray:
     """
     try:
         series = _read_npz(path) if str(path).endswith(".npz") else np.loadtxt(path, dtype=np.float32, comments="#", ndmin=2)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise ValueError(f"{path}: not a table of ROI series ({error}): fetch it again.") from error
     if series.ndim != 2 or series.size == 0 or series.dtype.kind not in "iuf":
         raise ValueError(f"{path}: (frames, regions) is wanted, this array of {series.dtype} has shape {series.shape}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .anomaly import AnomalyScorer, calibrate, detect, score_function
+from .calibrate_anomaly import load_calibration
 from .class_inferer import ClassDiffusionInferer
 from .classifier import DiffusionClassifierInferer, fit_temperature
 from .dpm_solver import DPMSolverScheduler
@@ -30,5 +31,6 @@ __all__ = [
     "fit_probe",
     "fit_temperature",
     "generate",
+    "load_calibration",
     "write_samples",
 ]

@@ -27,6 +27,7 @@ from ..data.other_windows import sliding_windows
 from ..networks.noise_level import NoiseLevels
 from ..paths import written_whole
 from ..transforms.temporal_window import MappedBOLD, map_bold
+from ..transforms.window_rows import last_start
 from .calibrate_anomaly import STRIDE, AnomalyScores, ResidualSummary, WindowBatches
 
 __all__ = ["AnomalyScorer", "calibrate", "detect", "label_margin", "score_function"]
@@ -302,7 +303,7 @@ def _detect_in_run(
             labels = torch.tensor([row["label"] for row in members], device=logits.device)
         scores = scorer.score(network, windows, labels, logits, masks)
         for i, row in enumerate(members):
-            start = batches.start(row, run)
+            start = last_start(row, run, frames)
             part = volume[start : start + frames]
             np.maximum(part, scores.map[i].cpu().numpy(), out=part)
             lines.append(_line(row, start, scores, i, scorer.summary))

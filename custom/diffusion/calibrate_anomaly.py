@@ -25,9 +25,11 @@ from monai.networks.layers import GaussianFilter
 from torch import nn
 
 from ..data.other_windows import sliding_windows
+from ..own_files import load_tensors
 from ..transforms.temporal_window import MappedBOLD, map_bold, temporal_window
+from ..transforms.window_rows import last_start, signal_mask
 
-__all__ = ["AnomalyScores", "ResidualSummary", "WindowBatches", "summarised"]
+__all__ = ["AnomalyScores", "ResidualSummary", "WindowBatches", "load_calibration", "summarised"]
 
 STRIDE = 3  # frames from one window of the calibration to the next
 
@@ -63,7 +65,7 @@ class WindowBatches:
         batch_size: windows at a time.
 
     Raises:
-        ValueError: if a run is shorter than a window.
+        BadScan: if a run is shorter than a window.
     """
 
     def __init__(self, rows: Sequence[dict], frames: int, device: str | torch.device, batch_size: int) -> None:
@@ -75,19 +77,12 @@ class WindowBatches:
             pairs = [self._window(row) for row in self.rows[first : first + self.batch_size]]
             yield torch.stack([p[0] for p in pairs]).to(self.device), torch.stack([p[1] for p in pairs]).to(self.device)
 
-    def start(self, row: dict, run: MappedBOLD) -> int:
-        """First frame of a row's window, moved back into the run where it would reach beyond its end."""
-        if run.shape[0] < self.frames:
-            raise ValueError(f"{run.path}: {run.shape[0]} frames are shorter than a window of {self.frames}.")
-        return min(int(row["start"]), run.shape[0] - self.frames)
-
     def _window(self, row: dict) -> tuple[torch.Tensor, torch.Tensor]:
         if row["image"] not in self.runs:
             run = map_bold(row["image"])
-            mask = (run.frames(0, run.shape[0]).as_tensor() != 0).any(0)
-            self.runs = {row["image"]: (run, mask)} | dict(list(self.runs.items())[:3])  # a few masks at most
+            self.runs = {row["image"]: (run, signal_mask(run))} | dict(list(self.runs.items())[:3])  # a few masks at most
         run, mask = self.runs[row["image"]]
-        return temporal_window(run, self.frames, self.start(row, run))[0].as_tensor(), mask
+        return temporal_window(run, self.frames, last_start(row, run, self.frames))[0].as_tensor(), mask
 
 
 class ResidualSummary(nn.Module):
@@ -262,6 +257,22 @@ BUFFERS = (
     *("inside", "centre", "scale", "figures", "evidence", "frame_figures"),
     *("threshold", "label_threshold", "num_frames"),
 )
+
+
+def load_calibration(scorer: nn.Module, path: str, device: torch.device | str = "cpu") -> nn.Module:
+    """Return the scorer with what :py:func:`.calibrate` wrote.
+
+    Raises:
+        FileNotFoundError: if it did not.
+        ValueError: if the file is damaged, or another scorer's.
+    """
+    remedy = "run evaluate.json again, which calibrates."
+    state = load_tensors(path, remedy, device)
+    try:
+        scorer.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is of another anomaly scorer ({error}): {remedy}") from error
+    return scorer
 
 
 @torch.no_grad()

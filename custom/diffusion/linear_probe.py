@@ -5,7 +5,6 @@ A probe belongs to the weights whose features it was fitted on: it stores their 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,13 @@ from torch import nn
 from ..networks.gaussian_denoiser import james_stein, ledoit_wolf_weight
 from ..networks.noise_level import NoiseLevels
 from ..networks.weights_digest import weights_digest
+from ..own_files import load_tensors
 from ..paths import written_whole
 from .features import BottleneckFeatures, bottleneck_features
 
 __all__ = ["LinearProbeInferer", "ShrinkageLDA", "fit_probe"]
+
+PARTS = {"weight", "bias", "mean", "scale", "class_names", "timesteps", "num_noises", "seed", "weights"}  # of a stored probe
 
 
 class ShrinkageLDA(ClassifierMixin, BaseEstimator):
@@ -164,11 +166,10 @@ class LinearProbeInferer(Inferer):
             return self.probe
         if not self.path.exists():
             raise FileNotFoundError(f"{self.path}: no such probe, fit it to the trained network first.")
-        try:
-            probe = torch.load(self.path, map_location="cpu", weights_only=True)
-            digest, names = probe["weights"], probe["class_names"]
-        except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is no linear probe: fit it again.") from error
+        probe = load_tensors(self.path, "fit the probe again.")
+        if PARTS - probe.keys():
+            raise ValueError(f"{self.path} is no linear probe: fit it again.")
+        digest, names = probe["weights"], probe["class_names"]
         if digest != weights_digest(network):
             raise ValueError(f"{self.path}: fitted on the features of other weights than the network has now: fit it again.")
         if self.class_names is not None and list(self.class_names) != names:

@@ -10,11 +10,13 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from ignite import distributed as idist
 from monai.networks.schedulers import Scheduler
 
 from ..networks.residual_denoiser import ResidualDenoiser
 from ..networks.signal_scale import SignalScale
 from ..paths import written_whole
+from ..processes import share, together
 from .generate import generate
 
 __all__ = ["write_samples"]
@@ -41,7 +43,7 @@ def write_samples(
 
     ``<class>_0000.nii.gz`` (X, Y, Z, F) is a sample in the scanner's units with affine and TR of the training runs,
     ``<class>_mean.nii.gz`` the mean of a class, ``z/<class>_0000.npy`` (F, X, Y, Z) a sample in z scores. ``samples.json``
-    lists them, and the first sample of every class as a film.
+    lists them, and the first sample of every class as a film. Processes under torchrun share the drawing, the first writes.
 
     Args:
         network: with its weights loaded.
@@ -59,7 +61,7 @@ def write_samples(
         batch_size: samples at a time.
 
     Returns:
-        What ``samples.json`` holds.
+        What ``samples.json`` holds; nothing in other processes than the first.
 
     Raises:
         ValueError: for a class that the network has not seen, or no sample.
@@ -72,9 +74,11 @@ def write_samples(
     samples, films = torch.empty(len(labels), *shape), None
     for indices, pictures in ((filmed, film), ([i for i in range(len(labels)) if i not in filmed], 0)):
         if indices:
-            of = [labels[i] for i in indices], [seeds[i] for i in indices]
-            drawn = generate(network, scheduler, shape, *of, guidance, batch_size, device, pictures)
-            samples[indices], films = drawn if isinstance(drawn, tuple) else (drawn, films)
+            wanted = [(labels[i], seeds[i]) for i in indices]
+            samples[indices], *rest = _drawn(network, scheduler, shape, wanted, guidance, batch_size, device, pictures)
+            films = rest[0] if rest else films
+    if idist.get_rank() > 0:
+        return {}
     scale, folder = network.scale.cpu(), Path(output_dir)
     inside = scale.std > 0
     names = [_name(label, class_names) for label in labels]
@@ -92,6 +96,26 @@ def write_samples(
         temporary.write_text(json.dumps(content, indent=1))
     network.to(device)
     return content
+
+
+def _drawn(
+    network: ResidualDenoiser,
+    scheduler: Scheduler,
+    shape: Sequence[int],
+    wanted: Sequence[tuple[int, int]],
+    guidance: float | None,
+    batch_size: int,
+    device: torch.device | str,
+    film: int,
+) -> list[torch.Tensor]:
+    """Return samples (N, F, X, Y, Z) of labels and seeds, and their films if there are any: each process draws its share."""
+    mine: list[tuple[torch.Tensor, ...]] = []
+    if share(wanted):
+        labels, seeds = zip(*share(wanted), strict=True)
+        drawn = generate(network, scheduler, shape, labels, seeds, guidance, batch_size, device, film)
+        parts = drawn if isinstance(drawn, tuple) else (drawn,)
+        mine = [tuple(x.clone() for x in sample) for sample in zip(*parts, strict=True)]
+    return [torch.stack(part) for part in zip(*together(mine), strict=True)]
 
 
 def _write_windows(

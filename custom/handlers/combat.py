@@ -7,6 +7,7 @@ extractor invalidates the map, which therefore carries the digest of the extract
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,10 +15,12 @@ import torch
 from ignite import distributed as idist
 from ignite.engine import Engine, Events
 
+from ..folder_lock import FolderLock
 from ..harmonization import HarmonizedClassifier, SiteAffine, admit_sites, fit_combat
 from ..metrics.features import feature_columns
 from ..networks.weights_digest import weights_digest
 from ..paths import written_whole
+from ..processes import together
 from .features import FeatureTable
 
 __all__ = ["ComBat", "UnseenSites"]
@@ -61,7 +64,7 @@ class ComBat:
         harmonizer = self.fit(self.features.table[self.features.table["part"] == "training"])
         self.network.harmonizer.load_state_dict(harmonizer.state_dict())
         if idist.get_rank() == 0:
-            with written_whole(self.path) as temporary:
+            with FolderLock(Path(self.path).parent), written_whole(self.path) as temporary:
                 torch.save(harmonizer.state_dict(), temporary)
         idist.barrier()  # the next stage reads the file in every process
         engine.logger.info(f"ComBat fitted over {len(harmonizer.sites)} sites, stored in {self.path}.")
@@ -106,14 +109,15 @@ class UnseenSites:
         admit_sites(self.network.harmonizer, names, self.policy, features)
 
     def _extract(self, wanted: set[str], device: torch.device) -> tuple[list[str], torch.Tensor]:
-        """Return site and feature of every scan of the wanted sites."""
+        """Return site and feature of every scan of the wanted sites, from all processes: they adapt alike."""
         self.network.eval()
-        names, features = [], []
+        found: list[tuple[str, torch.Tensor]] = []
         with torch.no_grad():
             for batch in self.dataloader:
                 chosen = [i for i, site in enumerate(batch["site"]) if str(site) in wanted]
                 if chosen:
                     image, mask = (torch.as_tensor(batch[key])[chosen].to(device) for key in ("image", "frame_mask"))
-                    features.append(self.network.extractor.forward_features(image, mask))
-                    names += [str(batch["site"][i]) for i in chosen]
-        return names, torch.cat(features)
+                    features = self.network.extractor.forward_features(image, mask)
+                    found += [(str(batch["site"][i]), f.cpu().clone()) for i, f in zip(chosen, features, strict=True)]
+        names, rows = zip(*together(found), strict=True)
+        return list(names), torch.stack(rows).to(device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -16,11 +15,13 @@ from monai.utils import ImageMetaKey
 
 from ..metrics import figures, probabilities, subject_table
 from ..paths import written_whole
+from ..processes import together
 
 __all__ = ["PredictionsTable", "SubjectMetric"]
 
 
 IDENTIFIERS = ("subject", "scan", "block")  # of an item; what the label belongs to is one of them
+PLACE = ("image", "start")  # the file that an item was read from, and for a window its first frame: no two items share both
 
 
 def rows_of(engine: Engine, class_names: Sequence[str], unit: str) -> list[dict[str, Any]]:
@@ -33,6 +34,7 @@ def _row(item: dict, output: dict, class_names: Sequence[str], unit: str) -> dic
     row = {
         **{name: item[name] for name in (unit, *IDENTIFIERS) if name in item},
         "image": str(item[Keys.IMAGE].meta.get(ImageMetaKey.FILENAME_OR_OBJ, "")),
+        **({"start": int(item["start"])} if "start" in item else {}),
         **{f"p_{name}": value for name, value in zip(class_names, values, strict=True)},
     }
     if Keys.LABEL in item:
@@ -41,10 +43,11 @@ def _row(item: dict, output: dict, class_names: Sequence[str], unit: str) -> dic
 
 
 def gathered(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the rows of all processes; an image that two processes were given (padding) counts once."""
-    parts = idist.all_gather(rows) if idist.get_world_size() > 1 else [rows]
-    table = pd.DataFrame(list(chain.from_iterable(parts)))
-    return table.drop_duplicates() if idist.get_world_size() > 1 else table
+    """Return the rows of all processes; an item that two of them were given (padding) counts once."""
+    table = pd.DataFrame(together(rows))
+    if idist.get_world_size() == 1 or table.empty:
+        return table
+    return table.drop_duplicates([column for column in PLACE if column in table])
 
 
 class SubjectMetric(Metric):

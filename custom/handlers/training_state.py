@@ -12,9 +12,13 @@ from ignite.engine import Engine, Events
 from monai.data import set_rnd
 from monai.utils import set_determinism
 
+from ..folder_lock import FolderLock
+from ..own_files import load_tensors
 from ..paths import written_whole
 
 __all__ = ["EpochSeed", "TrainingState"]
+
+START_AGAIN = "put a copy in its place, or train from the start, without --resume."
 
 
 class TrainingState:
@@ -42,21 +46,35 @@ class TrainingState:
             self.digest["permuted"] = str(datalist["permuted"])
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.lock)
         engine.add_event_handler(Events.STARTED, self.load)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        engine.add_event_handler(Events.COMPLETED, self.unlock)
+
+    def lock(self, engine: Engine) -> None:
+        """Take the folder: of two trainings into it one is refused. After an error it is free once this object is gone."""
+        if idist.get_rank() == 0:
+            self.folder = FolderLock(os.path.dirname(self.path) or ".")
+
+    def unlock(self, engine: Engine) -> None:
+        """Let go of the folder."""
+        if idist.get_rank() == 0:
+            self.folder.release()
 
     def load(self, engine: Engine) -> None:
         """Restore the state.
 
         Raises:
-            ValueError: if the state is another network's or was trained on another split.
+            ValueError: if the state is damaged, another network's, or was trained on another split.
         """
         if not self.resume:
             return
         if not os.path.isfile(self.path):
             engine.logger.warning(f"Nothing to resume: {self.path} does not exist, training starts from the first epoch.")
             return
-        state = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+        state = load_tensors(self.path, START_AGAIN, engine.state.device)
+        if not {"digest", "trainer", "evaluator"} <= state.keys():
+            raise ValueError(f"{self.path} is no state of a training, it holds {sorted(map(str, state))[:5]}: {START_AGAIN}")
         if state["digest"] != self.digest:
             raise ValueError(
                 f"{self.path} was trained on another split, or other labels: give its datalist, or train without --resume."
@@ -97,7 +115,6 @@ class EpochSeed:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        # ranks must differ, or all processes would draw the same augmentations
-        seed = (self.seed * 1_000_003 + engine.state.epoch) * 1_009 + idist.get_rank()
-        set_determinism(seed)
+        seed = (self.seed * 1_000_003 + engine.state.epoch) * 1_009
+        set_determinism(seed + idist.get_rank())  # ranks must differ in what they drop out
         set_rnd(self.dataset, seed)

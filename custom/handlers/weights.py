@@ -17,10 +17,13 @@ from monai.handlers import CheckpointLoader
 from ..data.datalist import hashed, kept_apart, names
 from ..data.windows import Windows
 from ..networks import load_initial_weights
+from ..own_files import load_tensors, read_json
 from ..paths import file_digest, written_whole
 from ..versions import versions
 
 __all__ = ["BestModel", "InitialWeights", "SameGrid", "VerifiedCheckpointLoader", "load_verified"]
+
+AGAIN = "copy it once more from where the weights come from, or run train.json again."
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -91,7 +94,7 @@ class SameGrid:
         if not self.provenance.is_file():
             engine.logger.warning(f"{self.provenance} is missing: whether scans have the grid of the training is not checked.")
             return
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self, json.loads(self.provenance.read_text())["grid"])
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self, read_json(self.provenance, AGAIN)["grid"])
 
     def __call__(self, engine: Engine, trained: dict[str, list[float]]) -> None:
         """Raise ValueError naming the scan and both grids."""
@@ -141,13 +144,14 @@ class VerifiedCheckpointLoader(CheckpointLoader):
 
         Raises:
             FileNotFoundError: if the weights, or for an evaluation their ``model.json``, are absent.
-            ValueError: if they belong to another network, or have seen a test subject; the message names it.
+            ValueError: if they are damaged, belong to another network, or have seen a test subject; the message names it.
         """
         if not Path(self.load_path).is_file():
             raise FileNotFoundError(f"there are no weights at {self.load_path}: run train.json first, or name the file.")
         if self.datalist is not None:
             self._refuse_seen(Path(self.load_path).with_suffix(".json"), self.datalist)
         refuse_other_training(self.load_path, self.wanted)
+        load_tensors(self.load_path, AGAIN)  # MONAI's loader compares no checksums, and its errors name no file
         try:
             super().__call__(engine)
         except RuntimeError as error:
@@ -163,7 +167,7 @@ class VerifiedCheckpointLoader(CheckpointLoader):
                 f"{provenance} is missing, so nothing says which subjects {self.load_path} was trained on, and its figures "
                 "would mean nothing: copy it from where the weights come from."
             )
-        known = json.loads(provenance.read_text())
+        known = read_json(provenance, AGAIN)
         if f"seen_{column}s" not in known:
             raise ValueError(f"{provenance} does not say which {column}s {self.load_path} was trained on: train it again.")
         seen = set(known[f"seen_{column}s"])
@@ -182,7 +186,7 @@ def refuse_other_training(path: str, wanted: Mapping[str, Any]) -> None:
     but of ``permuted`` (a test of labels that mean nothing).
     """
     provenance = Path(path).with_suffix(".json")
-    known = json.loads(provenance.read_text()) if provenance.is_file() else {}
+    known = read_json(provenance, AGAIN) if provenance.is_file() else {}
     for key, value in wanted.items():
         if (value is not None or key == "permuted") and known.get(key, value) != value:
             raise ValueError(

@@ -190,7 +190,10 @@ class SiteAffine(nn.Module):
 
 
 def _parse(state: torch.Tensor) -> dict[str, Any]:
-    return json.loads(bytes(state.cpu().tolist()))
+    try:
+        return json.loads(bytes(state.cpu().tolist()))
+    except ValueError as error:  # in load_state_dict a RuntimeError is what says that a state does not fit
+        raise RuntimeError(f"the names of the sites cannot be read ({error}): the file is damaged.") from error
 
 
 def affine_of(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["check_features", "check_labels", "check_rank", "check_sites", "check_subjects", "site_names"]
+__all__ = ["check_features", "check_labels", "check_rank", "check_scatter", "check_sites", "check_subjects", "site_names"]
 
 logger = logging.getLogger(__name__)
 
@@ -118,29 +118,39 @@ def check_rank(design: pd.DataFrame, sites: np.ndarray) -> None:
     Raises:
         ValueError: a column is constant, determined by site or by the columns before it, or there are too few subjects.
     """
-    known = pd.get_dummies(pd.Series(sites)).to_numpy(float)
-    n_sites = known.shape[1]
-    known = known / np.linalg.norm(known, axis=0)
-    for name in design.columns:
-        column = design[name].to_numpy()
-        if np.ptp(column) == 0:
+    centred = design.to_numpy() - design.to_numpy().mean(0)
+    constant = np.ptp(design.to_numpy(), axis=0) == 0
+    within = centred - design.groupby(sites).transform("mean").to_numpy() + design.to_numpy().mean(0)
+    n_sites = len(np.unique(sites.astype(str)))
+    check_scatter(list(design.columns), constant, within.T @ within, (centred**2).sum(0), len(sites), n_sites)
+
+
+def check_scatter(
+    columns: Sequence[str], constant: np.ndarray, within: np.ndarray, total: np.ndarray, n: int, n_sites: int
+) -> None:
+    """Raise as :func:`check_rank`, from sums over the subjects.
+
+    Args:
+        columns: names of the columns.
+        constant: (K,) bool, which are the same for everybody.
+        within: (K, K) sums of products of the columns, each less its mean at the site.
+        total: (K,) sums of squares of the columns, each less its mean over all.
+        n: number of subjects.
+        n_sites: number of sites.
+    """
+    size = np.sqrt(np.where(constant, 1, total))
+    left = within / np.outer(size, size)
+    for k, name in enumerate(columns):
+        if constant[k]:
             raise ValueError(f"{name} is the same for every subject of the fit: leave it out.")
-        column = column - column.mean()
-        column = column / np.linalg.norm(column)
-        if np.linalg.norm(_residual(known[:, :n_sites], column)) < RANK_TOLERANCE:
+        if left[k, k] < RANK_TOLERANCE**2:
             raise ValueError(f"{name} is determined by site, so neither effect can be estimated: leave it out.")
-        if np.linalg.norm(_residual(known, column)) < RANK_TOLERANCE:
-            before = ", ".join(design.columns[: known.shape[1] - n_sites])
-            raise ValueError(f"{name} is determined by site and {before} together: leave one of them out.")
-        known = np.column_stack([known, column])
-    if len(sites) <= known.shape[1]:
+        if left[k, k] - left[k, :k] @ np.linalg.solve(left[:k, :k], left[:k, k]) < RANK_TOLERANCE**2:
+            raise ValueError(f"{name} is determined by site and {', '.join(columns[:k])} together: leave one of them out.")
+    if n <= n_sites + len(columns):
         raise ValueError(
-            f"{len(sites)} subjects for {known.shape[1]} columns (sites and covariates): give more subjects or fewer columns."
+            f"{n} subjects for {n_sites + len(columns)} columns (sites and covariates): give more subjects or fewer columns."
         )
-
-
-def _residual(basis: np.ndarray, column: np.ndarray) -> np.ndarray:
-    return column - basis @ np.linalg.lstsq(basis, column, rcond=None)[0]
 
 
 def _names(mask: pd.Series) -> str:

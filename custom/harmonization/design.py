@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["LABEL", "code_covariates", "code_labels"]
+__all__ = ["LABEL", "apply_coding", "code_covariates", "code_labels", "covariate_levels", "pooled_coding"]
 
 LABEL = "label"
 
@@ -18,9 +18,18 @@ def code_covariates(covariates: pd.DataFrame, subjects: Sequence[str]) -> pd.Dat
     Raises:
         ValueError: a value is missing, infinite or, in a column of numbers, a text; or a text column has not two values.
     """
+    return apply_coding(covariates, pooled_coding([covariate_levels(covariates, subjects)]))
+
+
+def covariate_levels(covariates: pd.DataFrame, subjects: Sequence[str]) -> dict[str, list[str]]:
+    """Return what a site must say of its covariates so that all code them alike: the values of a text column, none of numbers.
+
+    Raises:
+        ValueError: a value is missing or infinite, a column mixes numbers and texts, or has more than two texts.
+    """
     if len(covariates) != len(subjects):
         raise ValueError(f"{len(covariates)} rows of covariates for {len(subjects)} subjects.")
-    coded = {}
+    levels = {}
     for name in covariates.columns:
         column = covariates[name]
         missing = column.isna() | column.isin([np.inf, -np.inf, ""])
@@ -29,9 +38,38 @@ def code_covariates(covariates: pd.DataFrame, subjects: Sequence[str]) -> pd.Dat
                 f"subject {subjects[int(missing.to_numpy().argmax())]} has no {name} ({int(missing.sum())} such subjects): "
                 "complete the study's table, leave the subject out, or take the column out of the covariates."
             )
-        key, values = _coded(str(name), column)
-        coded[key] = values
-    return pd.DataFrame(coded, index=range(len(subjects)))
+        levels[str(name)] = _levels(str(name), column)
+    return levels
+
+
+def pooled_coding(levels: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, str | None]:
+    """Return per column the text that is coded as 1, or None for numbers, from the levels of every site.
+
+    Raises:
+        ValueError: a column is a number at one site and a text at another, or its texts are not two values.
+    """
+    coding: dict[str, str | None] = {}
+    for name in levels[0]:
+        values = sorted({value for site in levels for value in site[name]})
+        if values and not all(site[name] for site in levels):
+            raise ValueError(
+                f"{name} is a number at some sites and a text such as {values[0]!r} at others: correct the tables."
+            )
+        if len(values) == 1:
+            raise ValueError(f"{name} is {values[0]} for everybody: leave it out of the covariates.")
+        _check_two(name, values)
+        coding[name] = values[1] if values else None
+    return coding
+
+
+def apply_coding(covariates: pd.DataFrame, coding: Mapping[str, str | None]) -> pd.DataFrame:
+    """Return the columns of a coding as numbers."""
+    coded = {}
+    for name, one in coding.items():
+        column = covariates[name]
+        key = name if one is None else f"{name}={one}"
+        coded[key] = (pd.to_numeric(column) if one is None else column.map(str) == one).to_numpy(float)
+    return pd.DataFrame(coded, index=range(len(covariates)))
 
 
 def code_labels(labels: pd.Series) -> pd.DataFrame:
@@ -47,15 +85,17 @@ def code_labels(labels: pd.Series) -> pd.DataFrame:
     return columns.set_axis(names, axis=1)
 
 
-def _coded(name: str, column: pd.Series) -> tuple[str, np.ndarray]:
+def _levels(name: str, column: pd.Series) -> list[str]:
     numbers = pd.to_numeric(column, errors="coerce")
     if numbers.notna().all():
-        return name, numbers.to_numpy(float)
+        return []
     if numbers.notna().any():
         raise ValueError(f"{name} mixes numbers and texts such as {column[numbers.isna()].iloc[0]!r}: correct the table.")
     values = sorted(set(map(str, column)))
-    if len(values) == 1:
-        raise ValueError(f"{name} is {values[0]} for everybody: leave it out of the covariates.")
-    if len(values) != 2:
+    _check_two(name, values)
+    return values
+
+
+def _check_two(name: str, values: Sequence[str]) -> None:
+    if len(values) > 2:
         raise ValueError(f"{name} has the values {', '.join(values[:5])}: code texts other than of two values as numbers.")
-    return f"{name}={values[1]}", (column.map(str) == values[1]).to_numpy(float)

@@ -129,9 +129,11 @@ def estimate_combat(
     check_sites(site, min_site_n, reference_site)
     design = _design(covariates, labels, site, names)
     check_rank(design, site)
-    used = _usable(x, site, shown)
+    used = usable([varies(x[site == s]) for s in np.unique(site)], shown)
     model = _learn(x[:, used], site, design - design.mean(), reference_site)
-    _check_model(model, x[:, used], [shown[i] for i in np.flatnonzero(used)])
+    names = [shown[i] for i in np.flatnonzero(used)]
+    check_residual(model["var_pooled"].ravel(), x[:, used].var(0), names)
+    check_effects(model["gamma_star"], model["delta_star"], names)
     return _estimates(model, x, used, site, design, tuple(feature_names or ()))
 
 
@@ -150,9 +152,15 @@ def _design(
     return design
 
 
-def _usable(x: np.ndarray, site: np.ndarray, names: list[str]) -> np.ndarray:
-    """Features that vary at every site. The library turns the others to NaN, or lets them move their neighbours."""
-    used = np.all([varies(x[site == s]) for s in np.unique(site)], axis=0)
+def usable(varying: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """Return which features vary at every site, from (F,) per site.
+
+    The library turns the others to NaN, or lets them move their neighbours.
+
+    Raises:
+        ValueError: fewer than two do.
+    """
+    used = np.all(varying, axis=0)
     if used.sum() < 2:
         raise ValueError(f"{used.sum()} of {len(used)} features vary at every site: ComBat's empirical Bayes needs two.")
     if not used.all():
@@ -171,11 +179,16 @@ def _learn(x: np.ndarray, site: np.ndarray, centred: pd.DataFrame, reference_sit
         return harmonizationLearn(x, table, ref_batch=reference)[0]
 
 
-def _check_model(model: dict, x: np.ndarray, names: list[str]) -> None:
-    explained = model["var_pooled"].ravel() <= RESIDUAL_TOLERANCE * x.var(0)
+def check_residual(residual: np.ndarray, total: np.ndarray, names: Sequence[str]) -> None:
+    """Raise ValueError naming a feature whose variance, ``total``, site and covariates explain to the last digit."""
+    explained = residual <= RESIDUAL_TOLERANCE * total
     if explained.any():
         raise ValueError(f"feature {names[int(explained.argmax())]} is determined by site and covariates: leave it out.")
-    good = np.isfinite(model["gamma_star"]).all(0) & np.isfinite(model["delta_star"]).all(0) & (model["delta_star"] > 0).all(0)
+
+
+def check_effects(gamma_star: np.ndarray, delta_star: np.ndarray, names: Sequence[str]) -> None:
+    """Raise ValueError naming a feature without finite site effects, (S, F) each."""
+    good = np.isfinite(gamma_star).all(0) & np.isfinite(delta_star).all(0) & (delta_star > 0).all(0)
     if not good.all():
         raise ValueError(f"no finite site effects for feature {names[int((~good).argmax())]}: leave it out of the fit.")
 
@@ -184,12 +197,7 @@ def _estimates(
     model: dict, x: np.ndarray, used: np.ndarray, site: np.ndarray, design: pd.DataFrame, names: tuple[str, ...]
 ) -> CombatEstimates:
     sites, count = np.unique(site.astype(str), return_counts=True)
-    n_sites, n_columns, n_features = len(sites), design.shape[1], len(used)
-
-    def spread(values: np.ndarray, rows: int, neutral: float) -> np.ndarray:
-        full = np.full((rows, n_features), neutral)
-        full[:, used] = values
-        return full
+    n_sites = len(sites)
 
     alpha = x.mean(0)
     alpha[used] = model["stand_mean"][:, 0]
@@ -200,8 +208,15 @@ def _estimates(
         centre=design.mean().to_numpy(float),
         feature_names=names,
         alpha=alpha,
-        beta=spread(model["B_hat"][n_sites:], n_columns, 0.0),
-        sigma=spread(np.sqrt(model["var_pooled"].ravel()), 1, 0.0)[0],
-        gamma_star=spread(model["gamma_star"], n_sites, 0.0),
-        delta_star=spread(model["delta_star"], n_sites, 1.0),
+        beta=spread(model["B_hat"][n_sites:], used, 0.0),
+        sigma=spread(np.sqrt(model["var_pooled"].ravel()), used, 0.0),
+        gamma_star=spread(model["gamma_star"], used, 0.0),
+        delta_star=spread(model["delta_star"], used, 1.0),
     )
+
+
+def spread(values: np.ndarray, used: np.ndarray, neutral: float) -> np.ndarray:
+    """Return (..., F) of the values of the features used, (..., U), and a neutral value for the others."""
+    full = np.full((*values.shape[:-1], len(used)), neutral)
+    full[..., used] = values
+    return full

@@ -20,13 +20,16 @@ from torch import nn
 
 from ..metrics.bootstrap import auc_within
 from ..metrics.features import feature_columns
-from ..paths import written_whole
+from ..own_files import load_tensors, read_json
+from ..paths import file_digest, written_whole
 from .affine import SiteAffine
 from .classifier import HarmonizedClassifier
 
 __all__ = ["fit_head", "linear_head", "logistic_ridge"]
 
 logger = logging.getLogger(__name__)
+
+AGAIN = "run train.json, or its earlier stages, again."
 
 
 def logistic_ridge(strength: float = 0.1) -> Any:
@@ -49,11 +52,23 @@ def linear_head(features: np.ndarray, labels: Sequence[int], num_classes: int, s
     if set(labels) != set(range(num_classes)):
         raise ValueError(f"the head needs training subjects of all {num_classes} classes, these have {sorted(set(labels))}.")
     scaler, model = (step for _, step in logistic_ridge(strength).fit(features, labels).steps)
-    weight = model.coef_ / scaler.scale_
-    bias = model.intercept_ - weight @ scaler.mean_
-    if num_classes == 2:
+    return folded(model.coef_, model.intercept_, scaler.mean_, scaler.scale_)
+
+
+def folded(coefficients: np.ndarray, intercept: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> nn.Linear:
+    """Return a regression on (x - mean) / scale as one layer on x.
+
+    Args:
+        coefficients: (classes, F), or (1, F) of two classes.
+        intercept: (classes,) or (1,).
+        mean: (F,).
+        scale: (F,).
+    """
+    weight = coefficients / scale
+    bias = intercept - weight @ mean
+    if len(weight) == 1:
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    head = nn.Linear(weight.shape[1], num_classes)
+    head = nn.Linear(weight.shape[1], len(weight))
     head.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
     return head
 
@@ -76,13 +91,17 @@ def fit_head(
 
     Raises:
         FileNotFoundError: an earlier stage has not left its file.
+        ValueError: what it left is damaged or another network's, or no training subject is of a validation subject's site.
     """
     for file in (extractor, harmonizer, features):
         if not Path(file).is_file():
             raise FileNotFoundError(f"{file} does not exist: run train.json, or its earlier stages, first.")
     device = network.head.weight.device
-    network.extractor.load_state_dict(torch.load(extractor, map_location=device, weights_only=True))
-    network.harmonizer.load_state_dict(torch.load(harmonizer, map_location=device, weights_only=True))
+    for module, file in ((network.extractor, extractor), (network.harmonizer, harmonizer)):
+        try:
+            module.load_state_dict(load_tensors(file, AGAIN, device))
+        except RuntimeError as error:
+            raise ValueError(f"{file} does not fit the configured network ({error}): {AGAIN}") from error
     table = pd.read_csv(features, dtype={"subject": str, "site": str}, float_precision="round_trip")
     unseen = sorted(set(table["site"]) - set(network.harmonizer.sites))
     if unseen:
@@ -99,7 +118,7 @@ def fit_head(
     network.head.load_state_dict(head.state_dict())
     network.check_extractor()
     if idist.get_rank() == 0:
-        _save(network, Path(path), json.loads(Path(extractor).with_suffix(".json").read_text()), found)
+        save_network(network, Path(path), read_json(Path(extractor).with_suffix(".json"), AGAIN), found)
     return found
 
 
@@ -119,7 +138,8 @@ def _validation_figures(head: nn.Linear, x: np.ndarray, y: np.ndarray, sites: np
     return {"auc": float(roc_auc_score(y == 1, score)), "auc_within_site": None if np.isnan(within) else within}
 
 
-def _save(network: HarmonizedClassifier, path: Path, provenance: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def save_network(network: HarmonizedClassifier, path: Path, provenance: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Write ``model.pt``, and ``model.json`` of what is known of the extractor and of the validation's figures."""
     affine = network.harmonizer
     harmonization = {
         "sites": dict(zip(affine.sites, affine.count.tolist(), strict=True)),
@@ -129,4 +149,5 @@ def _save(network: HarmonizedClassifier, path: Path, provenance: Mapping[str, An
     with written_whole(path) as temporary:
         torch.save(network.state_dict(), temporary)
     with written_whole(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps({**provenance, "harmonization": harmonization}, indent=1))
+        known = {**provenance, "weights_sha256": file_digest(path), "harmonization": harmonization}
+        temporary.write_text(json.dumps(known, indent=1))

@@ -25,6 +25,7 @@ from ..bids import repetition_time
 from ..errors import BadScan
 from ..mat_file import dataset, fmri_data
 from .bold_item import add_to_report
+from .claimed_size import refuse_claims
 
 __all__ = ["LoadBOLDd", "estimate_brain_mask", "load_mat", "load_nifti"]
 
@@ -110,6 +111,7 @@ def _read(path: str, dimensions: int, frames: tuple[int, int] | None = None) -> 
         file = nib.load(path)
         if file.get_data_dtype().kind not in "biuf":
             raise BadScan(f"{path}: holds {file.get_data_dtype()}, real numbers are wanted.")
+        refuse_claims(file, path)
         array = np.asarray(file.dataobj if frames is None else _frames_of(file, frames, path), dtype=np.float32)
     except (FileNotFoundError, BadScan):
         raise

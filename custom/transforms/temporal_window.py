@@ -19,6 +19,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 from monai.utils import ImageMetaKey, convert_to_tensor
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 
 from ..errors import BadScan
 from .bold_item import scan_name
@@ -81,13 +83,18 @@ def map_bold(path: str | Path) -> MappedBOLD:
         raise BadScan(
             f"{path}: only an uncompressed .nii file can be read frame by frame: prepare the study, or decompress it."
         )
-    image = nib.load(path)
+    try:
+        image = nib.load(path)
+    except (ImageFileError, HeaderDataError, ValueError, EOFError) as error:
+        raise BadScan(f"{path}: damaged, or no NIfTI ({error}): prepare the study again.") from error
     if len(image.shape) != 4:
         raise BadScan(f"{path}: a 4D scan is wanted, this one has shape {image.shape}.")
     voxels = image.dataobj
     missing = voxels.offset + int(np.prod(voxels.shape)) * voxels.dtype.itemsize - Path(path).stat().st_size
     if missing > 0:
         raise BadScan(f"{path}: the file is cut off, {missing} bytes are missing: prepare the study again.")
+    if voxels.offset < 0 or min(voxels.shape) < 1:
+        raise BadScan(f"{path}: damaged, its shape is {voxels.shape} from byte {voxels.offset} on: prepare the study again.")
     time = float(image.header.get_zooms()[3])
     return MappedBOLD(str(path), (voxels.shape[3], *voxels.shape[:3]), image.affine, time or None, voxels)
 

@@ -97,7 +97,7 @@ def example_figure(examples: Mapping[str, np.ndarray], names: Sequence[str]) -> 
         frame, place = _most(truth)
         panels = axes[row * columns :]
         _slice(panels[0], examples[f"{kind}/window"][frame, :, :, place], f"window, {kind.replace('_', ' ')}", "RdBu_r", 3.0)
-        _slice(panels[1], truth[frame, :, :, place].astype(float), "planted", "Greys", 1.0)
+        _slice(panels[1], truth[frame, :, :, place].astype(float), "planted", "gray", 1.0)
         for ax, name in zip(panels[2:], mapped, strict=False):
             values = examples[f"{kind}/map/{name}"][frame, :, :, place]
             _slice(ax, values, name, "inferno", float(np.quantile(values, 0.998)))

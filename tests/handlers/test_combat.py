@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -177,6 +178,20 @@ def test_adapting_uses_the_features_of_the_unknown_site_only(fitted: HarmonizedC
     harmonized = fitted.harmonizer(features, fitted.harmonizer.index(["OLIN"] * 11)).double()
     known = fitted.harmonizer.mean
     assert (harmonized.mean(0) - known).abs().mean() < (features.double().mean(0) - known).abs().mean()
+
+
+def test_all_processes_adapt_by_the_scans_of_all(fitted: HarmonizedClassifier, monkeypatch: pytest.MonkeyPatch):
+    """Of 11 scans this process has 6, which alone would be too few to adapt to, and the other one the rest."""
+    scans, whole = moved("OLIN", 11), network()
+    whole.load_state_dict(fitted.state_dict())
+    admit(whole, scans, "adapt")
+    features = [whole.extractor.forward_features(torch.as_tensor(scan["image"])[None]).detach() for scan in scans[6:]]
+    monkeypatch.setattr("custom.handlers.combat.together", lambda mine: [*mine, *(("OLIN", f[0]) for f in features)])
+    dataset = Dataset(scans)
+    loader = DataLoader(dataset, batch_size=4, sampler=range(6))
+    UnseenSites(fitted, loader, "adapt")(SimpleNamespace(state=SimpleNamespace(device=torch.device("cpu"))))
+    for key in ("scale", "shift", "count"):
+        torch.testing.assert_close(fitted.harmonizer.state_dict()[key], whole.harmonizer.state_dict()[key])
 
 
 def test_too_few_scans_cannot_be_adapted_to(fitted: HarmonizedClassifier):

@@ -116,8 +116,10 @@ def test_another_unit_than_the_subject_votes_on_demand(tmp_path: Path):
 
 
 def test_an_image_that_two_processes_were_given_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Though another batch has rounded its probabilities otherwise."""
+    again = lambda rows: [row | {"p_ill": row["p_ill"] + 1e-7} for row in rows]  # noqa: E731
     monkeypatch.setattr(idist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(idist, "all_gather", lambda rows: [rows, rows[:2]])
+    monkeypatch.setattr(idist, "all_gather", lambda rows: [rows, again(rows[:2])])
     handler = PredictionsTable(str(tmp_path / "predictions.csv"), CLASSES)
     handler.rows = [
         {"subject": s, "image": f"{s}_{z}", "p_healthy": 1 - p, "p_ill": p, "label": label}
@@ -126,3 +128,18 @@ def test_an_image_that_two_processes_were_given_counts_once(tmp_path: Path, monk
     ]
     handler.write(evaluate(items()))
     assert read_predictions(handler.path)["rows"].tolist() == [3, 2, 1, 2]
+
+
+def test_windows_of_one_scan_that_look_alike_all_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As in one process: sure of two windows and sure of the contrary of one, the vote is two to one."""
+    monkeypatch.setattr(idist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(idist, "all_gather", lambda rows: [rows[::2], rows[1::2]])
+    handler = PredictionsTable(str(tmp_path / "predictions.csv"), CLASSES)
+    sure = {"0001": (1, [1.0, 0.0, 1.0])}
+    rows = [item | {"start": start} for item, start in zip(items(slices=sure), (0, 9, 18), strict=True)]
+    for row in rows:
+        row["image"].meta["filename_or_obj"] = "run.nii"
+    evaluate(rows, handler)
+    table = read_predictions(handler.path)
+    assert table["rows"].tolist() == [3]
+    np.testing.assert_allclose(table["p_ill"], 2 / 3)

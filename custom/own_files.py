@@ -1,0 +1,81 @@
+"""Read the small files that a run leaves for the next one: json, and tensors. A damaged one is an error that names it.
+
+Tensors are loaded with ``weights_only=True``: what a checkpoint holds beside tensors and plain Python values, such as pickled
+code, is refused and not executed.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["load_tensors", "read_json"]
+
+# what torch.load makes of a damaged file
+DAMAGED = (
+    *(
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        MemoryError,
+        NotImplementedError,
+    ),
+    *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OverflowError),
+)
+
+
+def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
+    """Return the content of a json file that holds an object.
+
+    Raises:
+        FileNotFoundError: if it is absent.
+        ValueError: if it is damaged; names the file and what to do.
+    """
+    file = Path(path)
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged (it holds a {type(content).__name__}): {remedy}")
+    return content
+
+
+def load_tensors(path: str | Path, remedy: str, map_location: Any = "cpu") -> dict[str, Any]:
+    """Return a dictionary of tensors and plain Python values that ``torch.save`` wrote.
+
+    torch does not look at the checksums that its files (zip archives) hold, so a flipped bit would become another weight.
+
+    Raises:
+        FileNotFoundError: if the file is absent.
+        ValueError: if it is damaged or holds other things; names the file and what to do.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist: {remedy}")
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                broken = archive.testzip()
+            if broken:
+                raise zipfile.BadZipFile(f"the checksum of {broken} is another")
+        content = torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{file} is damaged, or holds something else than tensors (pickled code, say), which is not executed: {remedy}"
+        ) from error
+    except DAMAGED as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{file} is damaged, or no file of tensors ({reason}): {remedy}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__} where a dictionary of tensors is wanted: {remedy}")
+    return content

@@ -1,0 +1,321 @@
+"""Every bundle under attack: killed, without room, without permission, in company, out of time, on damaged checkpoints.
+
+Nothing completed is lost, nothing half-written is taken for whole, and every refusal names a file and a remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from bundle_cases import ROOT, Case, Paths, command, raises_beneath, run_workflow
+from monai.bundle import ConfigWorkflow
+from trust.faults import contents, half_written, in_child, killed_in_a_write, remount, set_times, temporaries, why_no_mounts
+from trust.mutations import FEWEST, check, fuzz
+from trust.runs import (
+    EPOCHS,
+    FULL,
+    Payload,
+    assert_trained_alike,
+    broken_checkpoints,
+    done,
+    on_disc,
+    preparation,
+    refused,
+    seconds_of,
+    state,
+    stopped,
+    training,
+)
+
+from custom.data.prepare import _prepare_record
+from custom.errors import BadScan
+from custom.folder_lock import FolderInUse
+from custom.handlers import load_verified
+
+YEAR = 365.25 * 86400
+THOROUGH = 12  # rounds from which on the dear faults are injected too
+Record = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def discs() -> None:
+    """Skip where no small disc can be mounted."""
+    reason = why_no_mounts()
+    if reason:
+        pytest.skip(f"no disc can be mounted: {reason}")
+
+
+def affordable(rounds: int, seconds: float) -> int:
+    """Return how many rounds of so many seconds are run: dear ones are run less often."""
+    return max(1, min(rounds, 20, int(40 / seconds)))
+
+
+# ---- kill -9, and a clock that jumps between the runs
+
+
+def test_killed_preparation(case: Case, prepared: Paths, tmp_path: Path, rounds: int, record: Record) -> None:
+    data, reference, rng = Path(prepared.data), contents(prepared.data), random.Random(case.name)
+    seconds, kills = seconds_of(data / "images/transforms.hash", data / "datalist.json"), 0
+    for number in range(affordable(rounds, seconds)):
+        folder = tmp_path / str(number)
+        for attempt in range(rng.randint(2, 3)):
+            shift = rng.choice([-10, 0, 10]) * YEAR
+            work, after = partial(preparation, case, prepared.raw, folder, shift), rng.uniform(0.2, 1) * seconds
+            if attempt == 0:
+                work, after = partial(killed_in_a_write, work, rng.randint(1, 3)), 60
+            outcome = in_child(work, tmp_path / "log", kill_after=after)
+            assert outcome.signal or outcome.succeeded, outcome.error
+            kills += outcome.signal == signal.SIGKILL
+            assert half_written(folder, reference) == []
+            set_times(folder, rng)
+        complete = done(folder)
+        assert in_child(partial(preparation, case, prepared.raw, folder), tmp_path / "log").error == ""
+        assert contents(folder) == reference
+        assert {name: done(folder)[name] for name in complete} == complete, "prepared again"
+    record("kill -9 of preprocess (clock ±10 years, file times 1980-2060)", case.name, "bit-equal after rerun", kills)
+
+
+def test_killed_training(case: Case, trained: Paths, tmp_path: Path, rounds: int, record: Record) -> None:
+    rng, kills = random.Random(case.name), 0
+    began = int(min(trained.eval.glob("*tfevents*")).name.split(".")[3])
+    seconds = max(file.stat().st_mtime for file in trained.models.glob("*.pt")) - began + 0.5
+    for number in range(affordable(rounds, 2 * seconds)):
+        folder, resume, epoch = tmp_path / str(number), False, 0
+        for attempt in range(rng.randint(1, 2)):
+            shift = rng.choice([-10, 0, 10]) * YEAR
+            work, after = partial(training, case, trained.data, folder, shift, resume=resume), rng.uniform(0.3, 1) * seconds
+            if attempt == 0:
+                work, after = partial(killed_in_a_write, work, rng.randint(1, 4)), 60
+            outcome = in_child(work, tmp_path / "log", kill_after=after)
+            assert outcome.signal or outcome.succeeded, outcome.error
+            kills += outcome.signal == signal.SIGKILL
+            resume = True
+            last = folder / "models/last.pt"
+            for file in (folder / "models").glob("[!.]*.pt"):
+                state(file)  # whole
+            reached = state(last)["trainer"]["epoch"] if last.exists() else 0
+            assert reached >= epoch, "completed epochs are lost"
+            epoch = reached
+            set_times(folder, rng)
+        assert in_child(partial(training, case, trained.data, folder, resume=True), tmp_path / "log").error == ""
+        assert_trained_alike(folder / "models", trained.models)
+    record("kill -9 of train (clock ±10 years, file times 1980-2060)", case.name, "bit-equal after --resume", kills)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workflow", ["preprocess", "train"])
+def test_killed_command(case: Case, trained: Paths, workflow: str, tmp_path: Path, record: Record) -> None:
+    """The command as it is typed, with joblib's workers, killed as a group."""
+    override = {"dataset_dir": str(tmp_path / "data"), "raw_dir": trained.raw, **case.preprocess, "num_workers": 2}
+    sign = tmp_path / "data/images/transforms.hash"
+    if workflow == "train":
+        override = Paths(tmp_path).train | {"dataset_dir": trained.data, "epochs": EPOCHS, **case.train}
+        sign = tmp_path / "models/.lock"
+    typed, again = command([case.config(workflow)], override), ["--resume", "True"] if workflow == "train" else []
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(typed, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        while not sign.exists():
+            assert process.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            time.sleep(0.01)
+        time.sleep(random.Random(case.name).uniform(0, 1))
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
+    subprocess.run([*typed, *again], cwd=ROOT, check=True, capture_output=True)
+    if workflow == "train":
+        assert_trained_alike(tmp_path / "models", trained.models)
+    else:
+        assert contents(tmp_path / "data") == contents(trained.data)
+    record(f"kill -9 of the command and its workers, {workflow}", case.name, "bit-equal after rerun")
+
+
+# ---- full and read-only discs
+
+
+def test_full_disc_in_preparation(case: Case, prepared: Paths, discs: None, tmp_path: Path, record: Record) -> None:
+    reference = contents(prepared.data)
+
+    def scenario(disc: Path) -> None:
+        work = partial(preparation, case, prepared.raw, disc / "data")
+        assert refused(work, *FULL, str(disc / "data")) == ""
+        kept = done(disc / "data")
+        assert kept
+        assert half_written(disc / "data", reference) == []
+        assert not (disc / "data/datalist.json").exists()
+        assert temporaries(disc) == []
+        remount(disc, "size=1g")
+        work()
+        assert contents(disc / "data") == reference
+        assert {name: done(disc / "data")[name] for name in kept} == kept
+
+    size = sum(file.stat().st_size for file in Path(prepared.data).rglob("*") if file.is_file())
+    on_disc(scenario, int(0.6 * size), tmp_path)
+    record("full disc in preprocess", case.name, "OSError names file and remedy; bit-equal once there is room")
+
+
+def test_full_disc_in_training(case: Case, trained: Paths, discs: None, tmp_path: Path, record: Record) -> None:
+    """The first epoch's checkpoints fit, the second's temporary one does not."""
+
+    def scenario(disc: Path) -> None:
+        more = {"ckpt_dir": str(disc), "output_dir": str(tmp_path / "eval")}
+        assert refused(partial(training, case, trained.data, tmp_path, **more), str(disc), "run the same command again") == ""
+        assert all(state(file) for file in disc.glob("*.pt"))
+        assert state(disc / "last.pt")["trainer"]["epoch"] >= 1
+        assert temporaries(disc) == []
+        remount(disc, "size=1g")
+        training(case, trained.data, tmp_path, resume=True, **more)
+        assert_trained_alike(disc, trained.models)
+
+    best = next(file for name in ("extractor.pt", "model.pt") if (file := trained.models / name).exists())
+    size = best.stat().st_size + (trained.models / "last.pt").stat().st_size
+    on_disc(scenario, int(1.1 * size) + 32_768, tmp_path)
+    record("full disc in train", case.name, "OSError names file and remedy; bit-equal after --resume once there is room")
+
+
+def test_full_disc_in_evaluation(case: Case, trained: Paths, discs: None, tmp_path: Path, rounds: int, record: Record) -> None:
+    """What an earlier evaluation wrote stays as it is."""
+    earlier = {"predictions.csv": "earlier", "metrics.json": "{}", "report.html": "earlier"}
+
+    def scenario(disc: Path) -> None:
+        for name, text in earlier.items():
+            (disc / name).write_text(text)
+        with pytest.raises(OSError, match="No space"):
+            (disc / "filler").write_bytes(bytes(2**20))
+        override = trained.train | {"output_dir": str(disc)} | case.grid | case.evaluate
+        work = partial(run_workflow, case, "train", "evaluate", **override)
+        assert refused(work, *FULL, str(disc)) == ""
+        assert {name: (disc / name).read_text() for name in earlier} == earlier
+        if rounds >= THOROUGH:
+            remount(disc, "size=1g")
+            work()
+            assert json.loads((disc / "metrics.json").read_text())["models"]
+        assert temporaries(disc) == []
+
+    on_disc(scenario, 65_536, tmp_path)
+    record("full disc in evaluate", case.name, "OSError names file and remedy; earlier results intact")
+
+
+def test_read_only_output(case: Case, prepared: Paths, discs: None, tmp_path: Path, record: Record) -> None:
+    def scenario(disc: Path) -> None:
+        remount(disc, "ro")
+        told = ("Read-only file system", "give a folder that can be written", str(disc))
+        assert refused(partial(preparation, case, prepared.raw, disc / "data"), *told) == ""
+        more = {"ckpt_dir": str(disc / "models"), "output_dir": str(tmp_path / "eval")}
+        assert refused(partial(training, case, prepared.data, tmp_path, **more), *told) == ""
+        more = {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(disc / "eval")}
+        tensorboard = partial(training, case, prepared.data, tmp_path, **more)
+        assert refused(tensorboard, "Read-only file system", str(disc / "eval")) == ""
+
+    on_disc(scenario, 65_536, tmp_path)
+    record("read-only output, preprocess and train", case.name, "OSError names file and remedy", 3)
+
+
+# ---- two runs into one folder
+
+
+@pytest.mark.parametrize("workflow", ["preprocess", "train"])
+def test_two_runs_into_one_folder(case: Case, prepared: Paths, workflow: str, tmp_path: Path, record: Record) -> None:
+    """The second is refused and touches nothing; that the lock of a killed run counts for nothing is shown above."""
+    folder = tmp_path / ("data" if workflow == "preprocess" else "models")
+    work = partial(preparation, case, prepared.raw, folder)
+    if workflow == "train":
+        work = partial(training, case, prepared.data, tmp_path, epochs=1)
+    with stopped(work, folder / ".lock", tmp_path / "log"):
+        before = contents(folder)
+        with raises_beneath(FolderInUse, "is being written by process .*: wait until it has ended"):
+            work()
+        assert contents(folder) == before
+    record(f"second {workflow} into the same folder", case.name, "refused by FolderInUse, nothing touched")
+
+
+# ---- checkpoints, devices
+
+
+def test_the_payload_works(tmp_path: Path) -> None:
+    torch.save(Payload(str(tmp_path / "executed")), tmp_path / "a.pt")
+    torch.load(tmp_path / "a.pt", weights_only=False)
+    assert (tmp_path / "executed").is_dir()
+
+
+def test_broken_weights(case: Case, trained: Paths, tmp_path: Path, record: Record) -> None:
+    """As evaluation, inference and decoding load them."""
+    broken = broken_checkpoints(trained.models / "model.pt", tmp_path, random.Random(case.name))
+    parser = ConfigWorkflow(config_file=case.config("train"), logging_file=False).parser
+    parser.update(case.grid)
+    network = parser.get_parsed_content("network_def")
+    for name, file in broken.items():
+        with pytest.raises(ValueError, match=re.escape(str(file))) as caught:
+            load_verified(str(file), network)
+        assert "train" in str(caught.value), "no remedy"
+        record(f"model.pt: {name}", case.name, "ValueError names file and remedy, nothing executed")
+    assert len(broken) == 6
+    assert not (tmp_path / "executed").exists()
+
+
+def test_broken_state_of_training(case: Case, trained: Paths, tmp_path: Path, rounds: int, record: Record) -> None:
+    """As ``--resume True`` loads it; the broken file is left for whoever wants to look at it."""
+    broken = broken_checkpoints(trained.models / "last.pt", tmp_path, random.Random(case.name))
+    assert len(broken) == 6
+    for name in broken if rounds >= THOROUGH else ("bits flipped", "pickled code"):
+        file = broken[name]
+        folder = tmp_path / name
+        (folder / "models").mkdir(parents=True)
+        shutil.copy(file, folder / "models/last.pt")
+        with raises_beneath(ValueError, rf"{re.escape(str(folder))}/models/last\.pt .*(without --resume|does not fit)"):
+            training(case, trained.data, folder, resume=True)
+        assert (folder / "models/last.pt").read_bytes() == file.read_bytes()
+        record(f"last.pt: {name}", case.name, "ValueError names file and remedy, nothing executed")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_missing_gpu(case: Case, prepared: Paths, tmp_path: Path, record: Record) -> None:
+    with raises_beneath(ValueError, "the device cuda:99 is asked for, .* leave --device out"):
+        training(case, prepared.data, tmp_path, device="cuda:99")
+    assert not (tmp_path / "models").exists()
+    record("GPU asked for, none there", case.name, "ValueError names device and remedy")
+
+
+# ---- damaged scans
+
+
+def test_raw_scans_of_a_bundle(case: Case, prepared: Paths, tmp_path: Path, rounds: int, record: Callable[..., None]) -> None:
+    """Through the transforms of ``preprocess.json``: a damaged scan is listed as rejected, or its image is finite."""
+    override = prepared.preprocess | case.preprocess
+    parser = ConfigWorkflow(config_file=case.config("preprocess"), logging_file=False, **override).parser
+    transform, first = parser.get_parsed_content("preprocessing"), parser.get_parsed_content("study").records[0]
+    sources = [first.image, *(path for key, path in first.inputs.items() if key == "mask")]
+    sources += [str(Path(s).with_suffix(".hdr")) for s in sources if s.endswith(".img")]
+    files = {source: tmp_path / Path(source).name for source in sources}
+    for source, file in files.items():
+        file.write_bytes(Path(source).read_bytes())
+    inputs = {key: str(files.get(path, path)) for key, path in first.inputs.items()}
+    record_ = replace(first, image=str(files[first.image]), inputs=inputs)
+
+    def read(file: Path) -> str:
+        """Prepare the scan anew; what is wrong with it comes back as a text."""
+        (tmp_path / "images" / f"{record_.name}.json").unlink(missing_ok=True)
+        rows = _prepare_record(record_, transform, tmp_path, "float32")[1]
+        if isinstance(rows, str):
+            raise BadScan(rows)
+        for row in rows:
+            assert np.isfinite(nib.load(tmp_path / row["image"]).get_fdata()).all(), "NaN travels on"
+        return hashlib.sha256(b"".join((tmp_path / row["image"]).read_bytes() for row in rows)).hexdigest()
+
+    good = read(tmp_path)
+    work = partial(fuzz, list(files.values()), max(FEWEST, rounds), case.name, read, lambda e: isinstance(e, BadScan), good)
+    check(work, tmp_path / "log", f"{case.name}: raw scan, mask", record)

@@ -1,0 +1,268 @@
+"""Every reader on damaged files: nothing but the documented errors, no hang, no memory beyond the file's own need.
+
+A file that is read all the same is no fault of the reader where the format has no checksum. What comes out of it is finite.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.io import savemat
+from trust.faults import chain, in_child, limit_memory, peak
+from trust.mutations import FEWEST, MEMORY, check, fuzz
+
+from custom.bids import repetition_time
+from custom.data.abide_table import read_phenotypes
+from custom.data.bids_tables import read_events, read_participants
+from custom.data.datalist import read_datalist
+from custom.data.haxby_layouts import _read_labels
+from custom.data.oasis_table import read_table
+from custom.data.prepare import BAD_INPUT
+from custom.data.roi_series import read_roi_series
+from custom.diffusion import read_temperature
+from custom.errors import BadScan
+from custom.harmonization import SiteAffine
+from custom.own_files import load_tensors, read_json
+from custom.transforms import CheckBOLDd, CheckScand, LoadBOLDd, LoadScand
+from custom.transforms.temporal_window import map_bold
+
+GRID = (8, 9, 10)
+
+
+# ---- what is fuzzed
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader and a good file for it.
+
+    Args:
+        file: its name.
+        write: makes a good one.
+        read: gives what is compared with what the good one holds.
+        documented: the errors that its docstring names.
+    """
+
+    file: str
+    write: Callable[[Path], Any]
+    read: Callable[[Path], Any]
+    documented: tuple[type[Exception], ...] = (ValueError,)
+
+
+def bold() -> np.ndarray:
+    return np.random.default_rng(0).normal(900, 20, (*GRID, 12)).astype(np.float32)
+
+
+def write_bold(path: Path) -> None:
+    image = nib.Nifti1Image(bold(), np.diag([3.0, 3.0, 3.5, 1.0]))
+    image.header.set_zooms((3.0, 3.0, 3.5, 2.0))
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+
+
+def write_analyze(path: Path) -> None:
+    header = nib.AnalyzeHeader(endianness=">")
+    header.set_data_dtype(np.int16)
+    nib.AnalyzeImage(np.arange(np.prod(GRID)).reshape(GRID).astype(np.int16), None, header).to_filename(path)
+
+
+def write_mat(path: Path, compression: str | None = "gzip") -> None:
+    with h5py.File(path, "w") as file:
+        group = file.create_group("fMRIdata")
+        group.create_dataset("orig", data=bold().transpose(3, 2, 1, 0), compression=compression)
+        group.create_dataset("mask", data=np.ones(GRID[::-1], np.uint8), compression=compression)
+        group["dx"] = np.array([[1.0]])
+
+
+def write_series(path: Path) -> None:
+    series = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    if path.suffix == ".npz":
+        np.savez_compressed(path, series=series)
+    else:
+        np.savetxt(path, series, header="1 2 3 4 5 6")
+
+
+def write_datalist(path: Path) -> None:
+    (path.parent / "images").mkdir(exist_ok=True)
+    rows = [{"image": f"images/s{i}.nii", "label": i % 2, "subject": f"s{i}"} for i in range(6)]
+    for row in rows:
+        (path.parent / str(row["image"])).touch()
+    lists = {"training": rows[:2], "validation": rows[2:4], "test": rows[4:]}
+    split = {"split": {"method": "HoldOut", "seed": 0, "digest": dict.fromkeys(lists, "0" * 64)}}
+    path.write_text(json.dumps({"study": "a", "class_names": ["a", "b"], **split, **lists}, indent=1))
+
+
+def write_sites(path: Path) -> None:
+    torch.save(sites().state_dict(), path)
+
+
+def sites() -> SiteAffine:
+    ones = torch.ones(2, 5, dtype=torch.float64)
+    affine = SiteAffine(5)
+    affine.scale, affine.shift, affine.count = ones, ones.clone(), torch.tensor([4, 5])
+    affine.sites, affine.origins = ["A", "B"], ["fitted", "fitted"]
+    return affine
+
+
+def load_sites(path: Path) -> list[float]:
+    """As a stage of training loads them: through the checksums of the file and of the names."""
+    harmonizer = SiteAffine(5)
+    try:
+        harmonizer.load_state_dict(load_tensors(path, "run train.json again."))
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit: {error}") from error
+    return harmonizer.scale.flatten().tolist()
+
+
+def scan(path: Path, load: Callable[[dict], dict], check: Callable[[dict], dict]) -> list[float]:
+    """Read and check a scan as preparation does; return a few of its numbers."""
+    data = check(load({"image": str(path)}))
+    return data["image"].as_tensor().double().flatten().tolist()
+
+
+def read_scan(path: Path) -> list[float]:
+    return scan(path, LoadScand("image", reader="NibabelReader", ensure_channel_first=True), CheckScand("image", 3))
+
+
+def read_bold(path: Path) -> list[float]:
+    return scan(path, LoadBOLDd(), CheckBOLDd(max_nan_fraction=0))
+
+
+def refused_bold(path: Path) -> str:
+    """Read what is whole but of another version, which is refused: an error here is one of the fuzzing."""
+    try:
+        read_bold(path)
+    except BadScan as error:
+        if "not saved with -v7.3" not in str(error):
+            raise
+    return "refused"
+
+
+def read_mapped(path: Path) -> list[float]:
+    run = map_bold(path)
+    return run.frames(0, min(4, run.shape[0])).as_tensor().nan_to_num(0, 0, 0).flatten().tolist()
+
+
+TSV = "onset\tduration\ttrial_type\tresponse\n" + "".join(f"{10 * i}.5\t9\t{i % 3}\tn/a\n" for i in range(8))
+PARTICIPANTS = "participant_id\tage\tsex\n" + "".join(f"sub-{i:02d}\t{20 + i}\t{'MF'[i % 2]}\n" for i in range(8))
+ABIDE = "SUB_ID,SITE_ID,DX_GROUP,AGE_AT_SCAN,SEX\n" + "".join(f"5000{i},PITT,{1 + i % 2},2{i}.5,1\n" for i in range(8))
+OASIS = "ID,M/F,Age,CDR,nWBV\n" + "".join(f"OAS1_000{i}_MR1,F,7{i},0.5,0.7\n" for i in range(8))
+LABELS = "labels chunks\n" + "".join(f"{('face', 'rest')[i // 3 % 2]} {i // 12}\n" for i in range(24))
+TENSORS = {"model": {"a": torch.arange(500.0)}, "digest": {"training": "ab"}, "trainer": {"epoch": 2}, "weights": "ab"}
+
+
+def table(frame: pd.DataFrame) -> str:
+    return frame.to_csv()
+
+
+def text(content: str) -> Callable[[Path], Any]:
+    return lambda path: path.write_text(content)
+
+
+READERS = {
+    "NIfTI .nii": Reader("a_bold.nii", write_bold, read_bold, (BadScan,)),
+    "NIfTI .nii.gz": Reader("a_bold.nii.gz", write_bold, read_bold, (BadScan,)),
+    "prepared .nii, memory-mapped": Reader("a.nii", write_bold, read_mapped, (BadScan,)),
+    "Analyze .hdr": Reader(
+        "a.hdr", lambda p: write_analyze(p.with_suffix(".img")), lambda p: read_scan(p.with_suffix(".img")), BAD_INPUT
+    ),
+    "Analyze .img": Reader("a.img", write_analyze, read_scan, BAD_INPUT),  # which preparation lists
+    "MATLAB v7.3, compressed": Reader("a.mat", write_mat, read_bold, (BadScan,)),
+    "MATLAB v7.3": Reader("a.mat", partial(write_mat, compression=None), read_bold, (BadScan,)),
+    "MATLAB v5": Reader("a.mat", lambda p: savemat(p, {"fMRIdata": {"orig": bold()}}), refused_bold, (BadScan,)),
+    "ROI series .npz": Reader("a.npz", write_series, lambda p: read_roi_series(p).tolist()),
+    "ROI series .1D": Reader("a.1D", write_series, lambda p: read_roi_series(p).tolist()),
+    "events.tsv": Reader("a_events.tsv", text(TSV), lambda p: table(read_events(p))),
+    "participants.tsv": Reader("participants.tsv", text(PARTICIPANTS), read_participants),
+    "phenotypic CSV": Reader("p.csv", text(ABIDE), lambda p: table(read_phenotypes(p))),
+    "OASIS table": Reader("oasis.csv", text(OASIS), read_table),
+    "labels.txt": Reader("labels.txt", text(LABELS), lambda p: _read_labels(p, 24, p)),
+    "bold.json": Reader(
+        "a_bold.json", text('{"RepetitionTime": 2.5, "EchoTime": 0.03}'), lambda p: repetition_time(p.with_name("a_bold.nii"))
+    ),
+    "datalist.json": Reader("datalist.json", write_datalist, read_datalist, (ValueError, FileNotFoundError)),
+    "model.json": Reader(
+        "model.json", text(json.dumps({"class_names": ["a"], "grid": {"shape": [8]}})), lambda p: read_json(p, "train.")
+    ),
+    "decoder.json": Reader("decoder.json", text('{"temperature": 1.75}'), lambda p: read_temperature(str(p))),
+    "checkpoint .pt": Reader(
+        "last.pt", lambda p: torch.save(TENSORS, p), lambda p: str(load_tensors(p, "train.")["model"]["a"].tolist())
+    ),
+    "ComBat's harmonizer.pt": Reader("harmonizer.pt", write_sites, load_sites),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_reader(name: str, tmp_path: Path, rounds: int, record: Callable[..., None]) -> None:
+    reader = READERS[name]
+    file = tmp_path / reader.file
+    reader.write(file)
+    good = reader.read(file)
+
+    def judge(error: Exception) -> bool:
+        """Documented, and it names the file; MONAI wraps what a transform raises."""
+        while isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__
+        return isinstance(error, reader.documented) and file.stem in str(error)
+
+    assert good == reader.read(file)
+    check(lambda: fuzz([file], max(FEWEST, rounds), name, reader.read, judge, good), tmp_path / "log", name, record)
+
+
+def claim_voxels(path: Path) -> None:
+    """Let a header speak of 10000³ voxels; what the file holds stays as it is."""
+    if path.suffix == ".mat":
+        with h5py.File(path, "w") as file:
+            shapes = {"orig": (100, 100, 10_000, 10_000), "mask": (100, 10_000, 10_000)}
+            for name, shape in shapes.items():
+                file.create_dataset(f"fMRIdata/{name}", shape, np.float32, chunks=(10,) * len(shape), compression="gzip")
+        return
+    header = path.with_suffix(".hdr") if path.suffix == ".img" else path
+    blob = header.read_bytes()
+    plain = bytearray(gzip.decompress(blob) if path.suffix == ".gz" else blob)
+    plain[40:56] = struct.pack(">8h" if path.suffix == ".img" else "<8h", 4, 10_000, 10_000, 10_000, 1, 1, 1, 1)
+    header.write_bytes(gzip.compress(bytes(plain)) if path.suffix == ".gz" else bytes(plain))
+
+
+@pytest.mark.parametrize("name", ["NIfTI .nii", "NIfTI .nii.gz", "Analyze .img", "MATLAB v7.3, compressed"])
+def test_a_claim_of_a_billion_voxels(name: str, tmp_path: Path, record: Callable[..., None]) -> None:
+    reader = READERS[name]
+    file = tmp_path / reader.file
+    reader.write(file)
+    claim_voxels(file)
+
+    def work() -> int:
+        before = peak()
+        limit_memory(MEMORY)
+        with pytest.raises((BadScan, RuntimeError)) as caught:  # MONAI wraps
+            reader.read(file)
+        assert re.search("BadScan: .*(Expected|claims) 4?[0-9]{11,} bytes", chain(caught.value)), chain(caught.value)
+        return peak() - before
+
+    outcome = in_child(work, tmp_path / "log")
+    assert outcome.error == ""
+    assert outcome.result < 50 * 2**20
+    record("header claims 10^12 voxels", name, "refused by BadScan before memory is asked for")
+
+
+@pytest.mark.parametrize("name", ["NIfTI .nii", "NIfTI .nii.gz"])
+def test_a_head_of_a_kilometre(name: str, tmp_path: Path, record: Callable[..., None]) -> None:
+    file = tmp_path / READERS[name].file
+    nib.save(nib.Nifti1Image(bold(), np.diag([3e5, 3.0, 3.5, 1.0])), file)
+    with pytest.raises(BadScan, match="its field of view is 2.4e.06 x 27 x 35 mm, more than 1000"):
+        read_bold(file)
+    record("header claims a field of view of kilometres", name, "refused by BadScan")
