@@ -55,7 +55,7 @@ def check_code(folder: Path, work: Path) -> Iterator[str]:
 
 
 def check_keys(folder: Path, work: Path) -> Iterator[str]:
-    """Every configuration fits on top of some other, and in that place nothing in it is dead."""
+    """Every configuration fits on top of some other, and something there reads each of its keys."""
     unread = importlib.import_module("custom.config").unread_keys if names_custom(folder) else lambda content: []
     bases = [name for name in STANDALONE if Path(config(folder, name)).is_file()]
     between = [name for name in ON_TOP if not name or Path(config(folder, name)).is_file()]
@@ -77,10 +77,11 @@ def check_keys(folder: Path, work: Path) -> Iterator[str]:
 def _complaint(folder: Path, stack: list[str], unread: Callable[[Any], list[str]]) -> str:
     """What is wrong with configurations on top of each other; empty if nothing is."""
     try:
-        dead = unread(parsed(folder, *stack).get())
+        own = {key.split("::")[0].lstrip("+") for key in read_json(Path(config(folder, stack[-1])))}
+        dead = own.intersection(unread(parsed(folder, *stack).get()))
     except KeyError as error:  # an id that reaches into nothing
         return f"does not fit on {' + '.join(stack[:-1])}: {error}"
-    return f"nothing reads {', '.join(dead)}" if dead else ""
+    return f"nothing reads {', '.join(sorted(dead))}" if dead else ""
 
 
 def check_network(folder: Path, work: Path) -> Iterator[str]:

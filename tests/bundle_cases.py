@@ -190,6 +190,8 @@ CASES = [
         inference=COARSE,
         tested_elsewhere=[
             "band_pass",
+            "federated",
+            "federated_site_only",
             "kfold",
             "leave_site_out",
             "only_extractor",

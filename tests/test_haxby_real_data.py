@@ -14,8 +14,8 @@ from haxby_decoding import CASE, CHANCE, TINY, Datalist, accuracies, fitted, fol
 
 from custom.data import frame_datalist, read_datalist
 from custom.data.splits import PARTS
-from custom.transforms.window_rows import read_windows
 from custom.metrics import permute_labels
+from custom.transforms.window_rows import read_windows
 
 GRID = {"spatial_size": [40, 20, 1], "spacing": [3.1, 3.75, 3.75]}
 SEEDS = range(8)

@@ -195,7 +195,12 @@ def test_classes_in_another_order_are_named(folder: Path):
 
 def test_dead_keys_are_named(folder: Path):
     edit(folder / INFERENCE, epoch=1)
-    assert "configs/inference.json: nothing reads epoch" in told("keys", folder)
+    assert told("keys", folder) == "configs/inference.json: nothing reads epoch"
+
+
+def test_dead_keys_of_an_overlay_are_named(folder: Path):
+    write(folder / "configs/wider.json", json.dumps({"network_def::hidden_channels": [5], "epoch": 1}))
+    assert told("keys", folder) == "configs/wider.json: nothing reads epoch"
 
 
 def test_an_overlay_that_fits_nowhere_is_named(folder: Path):
