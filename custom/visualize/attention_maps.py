@@ -29,7 +29,7 @@ from ..paths import written_whole
 from ..transforms.temporal_window import map_bold
 from ..transforms.window_rows import read_windows
 from .displays import COLOURS, new_figure
-from .gradcam import randomised, rank_correlation
+from .explanation import randomised, rank_correlation
 from .maps import Explanation, file_stem, write_explanations
 
 __all__ = ["write_attention_maps"]

@@ -1,7 +1,6 @@
 """Grad-CAM of test subjects, in the space of their scans, with the randomised-weights check.
 
-References: Selvaraju et al., Grad-CAM (ICCV 2017); Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018): a map that
-stays the same when the weights are replaced by random ones shows the picture's edges, not what the network has learnt.
+Reference: Selvaraju et al., Grad-CAM (ICCV 2017).
 """
 
 from __future__ import annotations
@@ -11,17 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from monai.data import MetaTensor
 from monai.transforms import Compose
 from monai.visualize import GradCAM
-from scipy.stats import spearmanr
 from torch import nn
 
-from .maps import Explanation, write_explanations
+from .explanation import explanation_of, in_scan_space, randomised
+from .maps import write_explanations
 
-__all__ = ["gradcam", "in_scan_space", "last_spatial_layer", "randomised", "rank_correlation", "write_gradcam"]
+__all__ = ["gradcam", "last_spatial_layer", "write_gradcam"]
 
 
 def write_gradcam(
@@ -60,17 +57,8 @@ def write_gradcam(
             predicted = int(network(images).softmax(1).mean(0).argmax())
         maps = gradcam(network, images, predicted)
         control = gradcam(randomised(network, seed + number), images, predicted)
-        explanations.append(
-            Explanation(
-                subject=str(scan["subject"]),
-                source=str(scan["image"]),
-                label=scan.get("label"),
-                predicted=predicted,
-                volume=in_scan_space(maps, items, prepare),
-                background=in_scan_space(images, items, prepare),
-                correlation=rank_correlation(maps, control, images > 0),
-            )
-        )
+        background = in_scan_space(images, items, prepare)
+        explanations.append(explanation_of(scan, predicted, maps, control, images > 0, items, prepare, background))
     return write_explanations(explanations, class_names, output_dir, method="Grad-CAM")
 
 
@@ -133,44 +121,3 @@ def _is_fine_map(inputs: Any, output: Any, ndim: int, min_size: int) -> bool:
     if not (isinstance(output, torch.Tensor) and output.ndim == ndim and min(output.shape[2:]) >= min_size):
         return False
     return all(after <= before for before, after in zip(inputs[0].shape[2:], output.shape[2:], strict=True))
-
-
-def randomised(network: nn.Module, seed: int) -> nn.Module:
-    """Return a copy of a network whose every parameter is drawn anew by its module's own initialisation."""
-    twin = copy.deepcopy(network)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for module in twin.modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-    return twin.eval()
-
-
-def rank_correlation(maps: torch.Tensor, control: torch.Tensor, brain: torch.Tensor) -> float | None:
-    """Return Spearman's correlation of two maps within the brain; ``None`` if one of them is constant there."""
-    a, b = (np.asarray(x.cpu())[np.asarray(brain.cpu())] for x in (maps, control))
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return None
-    return float(spearmanr(a, b).statistic)
-
-
-def in_scan_space(maps: torch.Tensor, items: Sequence[Mapping[str, Any]], prepare: Compose) -> MetaTensor:
-    """Take maps, one per prepared image, back through the transforms; slices of a volume come together in it.
-
-    Args:
-        maps: (N, 1, *spatial).
-        items: the N prepared items. Their images have the maps' spatial shape and any number of channels.
-        prepare: what made them; only its invertible transforms are inverted.
-
-    Returns:
-        (1, X, Y, Z) on the raw scan's grid; where slices overlap, the largest value.
-    """
-    volumes = []
-    for values, item in zip(maps.cpu(), items, strict=True):
-        image = item["image"]
-        history = copy.deepcopy(image.applied_operations)  # the inverse uses the list up
-        values = MetaTensor(values.reshape(-1, *image.shape[1:]), meta=image.meta, applied_operations=history)
-        volumes.append(prepare.inverse({**item, "image": values})["image"])
-    together = torch.stack([v.as_tensor() for v in volumes]).amax(0)
-    return MetaTensor(together, affine=volumes[0].affine)

@@ -25,8 +25,8 @@ from ..networks.slice_vit import Attention, SliceViT
 from ..paths import written_whole
 from .background import prepared, run_and_windows
 from .displays import COLOURS, new_figure
-from .gradcam import in_scan_space, randomised, rank_correlation
-from .maps import Explanation, file_stem, write_explanations
+from .explanation import explanation_of, randomised
+from .maps import file_stem, write_explanations
 from .window_saliency import time_course
 
 __all__ = ["attention_rollout", "frame_weights", "spatial_weights", "write_rollout"]
@@ -117,16 +117,19 @@ def write_rollout(
             Path(output_dir) / file_stem(number, str(scan["scan"])),
         )
         maps = _map(found)
+        further = {**files, "windows": len(windows)}
+        inside = (item["image"].as_tensor() != 0).any(0, keepdim=True)
         explanations.append(
-            Explanation(
-                subject=str(scan["subject"]),
-                source=str(scan["image"]),
-                label=scan.get("label"),
-                predicted=predicted,
-                volume=in_scan_space(maps[None], [item], prepare),
-                background=background,
-                correlation=rank_correlation(maps, _map(control), (item["image"].as_tensor() != 0).any(0, keepdim=True)),
-                further={**files, "windows": len(windows)},
+            explanation_of(
+                scan,
+                predicted,
+                maps[None],
+                _map(control)[None],
+                inside[None],
+                [item],
+                prepare,
+                background,
+                further=further,
                 title=str(scan["scan"]),
             )
         )

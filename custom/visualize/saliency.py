@@ -30,8 +30,8 @@ from torch import nn
 from ..harmonization import HarmonizedClassifier
 from .background import prepared
 from .evidence import margin, write_evidence
-from .gradcam import in_scan_space, randomised, rank_correlation
-from .maps import Explanation, file_stem, write_explanations
+from .explanation import explanation_of, randomised
+from .maps import file_stem, write_explanations
 
 __all__ = ["attribute", "differentiable", "integrated_gradients", "write_saliency"]
 
@@ -80,16 +80,11 @@ def write_saliency(
         window = _middle(image.as_tensor(), num_frames)
         maps, completeness = _saliency(network, window, site, predicted, num_steps)
         control, _ = _saliency(randomised(network, seed + number), window, site, predicted, num_steps)
+        further = {**files, "frames": len(window), "completeness": completeness}
+        inside = (window != 0).any(0, keepdim=True)
         explanations.append(
-            Explanation(
-                subject=str(scan["subject"]),
-                source=str(scan["image"]),
-                label=scan.get("label"),
-                predicted=predicted,
-                volume=in_scan_space(maps[None], [item], prepare),
-                background=background,
-                correlation=rank_correlation(maps, control, (window != 0).any(0, keepdim=True)),
-                further={**files, "frames": len(window), "completeness": completeness},
+            explanation_of(
+                scan, predicted, maps[None], control[None], inside[None], [item], prepare, background, further=further
             )
         )
     return write_explanations(explanations, class_names, output_dir, method="Integrated gradients")

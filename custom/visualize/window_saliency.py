@@ -22,7 +22,7 @@ from ..paths import written_whole
 from .background import prepared, run_and_windows
 from .displays import COLOURS, new_figure
 from .evidence import margin
-from .gradcam import in_scan_space, randomised, rank_correlation
+from .explanation import explanation_of, randomised
 from .maps import Explanation, file_stem, write_explanations
 from .saliency import attribute, differentiable
 
@@ -88,16 +88,19 @@ def write_window_saliency(
             course = time_course([one.course for one in attributed], of_class, item["image"].meta["repetition_time"])
             files = _write_time_course(course, class_names[target], Path(output_dir) / file_stem(number, name))
             maps = _map(attributed)
+            further = {**files, **_counts(of_class, target), "completeness": _completeness(attributed)}
+            inside = (item["image"].as_tensor() != 0).any(0, keepdim=True)
             explanations.append(
-                Explanation(
-                    subject=str(scan["subject"]),
-                    source=str(scan["image"]),
-                    label=scan.get("label"),
-                    predicted=target,
-                    volume=in_scan_space(maps[None], [item], prepare),
-                    background=background,
-                    correlation=rank_correlation(maps, _map(control), (item["image"].as_tensor() != 0).any(0, keepdim=True)),
-                    further={**files, **_counts(of_class, target), "completeness": _completeness(attributed)},
+                explanation_of(
+                    scan,
+                    target,
+                    maps[None],
+                    _map(control)[None],
+                    inside[None],
+                    [item],
+                    prepare,
+                    background,
+                    further=further,
                     title=name,
                 )
             )

@@ -116,33 +116,6 @@ def test_weights_are_dropped_in_transformer_and_head_and_nothing_is_batch_normed
     assert not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in network.modules())
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 10])
-def test_chunks_change_neither_output_nor_gradient(chunk: int, image: torch.Tensor):
-    network = build().double().eval()
-    gradients = []
-    for size in (1000, chunk):
-        network.chunk = size
-        network.zero_grad()
-        output = network(image)
-        output.square().sum().backward()
-        gradients.append([output.detach(), *(p.grad.clone() for p in network.parameters())])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_a_chunk_bounds_what_is_kept_for_the_backward_pass(image: torch.Tensor):
-    network, kept = build("cnn_only").double(), []
-
-    def kept_by(chunk: int) -> int:
-        network.chunk = chunk
-        kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
-            network(image)
-        return sum(kept)
-
-    assert kept_by(2) < kept_by(1000) / 2
-
-
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_whole_run_is_within_the_bounds_at_full_size(mode: str, masked: bool):

@@ -57,36 +57,6 @@ def test_equals_the_plain_form(network: SliceCNNLSTM, image: torch.Tensor):
     torch.testing.assert_close(network(image), network.head(states[:, 2:].mean(1)))
 
 
-@pytest.mark.parametrize("chunk", [1, 5, 42])
-def test_chunks_change_neither_output_nor_gradient(network: SliceCNNLSTM, image: torch.Tensor, chunk: int):
-    gradients = []
-    for size in (1000, chunk):
-        network.chunk = size
-        network.zero_grad()
-        output = network(image)
-        output.square().sum().backward()
-        gradients.append([output.detach(), *(p.grad.clone() for p in network.parameters())])
-    for one, other in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_a_chunk_bounds_what_is_kept_for_the_backward_pass(network: SliceCNNLSTM, image: torch.Tensor):
-    kept: list[int] = []
-
-    def remember(tensor: torch.Tensor) -> torch.Tensor:
-        kept.append(tensor.numel())
-        return tensor
-
-    def kept_by(chunk: int) -> int:
-        network.chunk = chunk
-        kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-            network(image)
-        return sum(kept)
-
-    assert kept_by(6) < kept_by(1000) / 5
-
-
 def test_invalid_frames_count_for_nothing(network: SliceCNNLSTM, image: torch.Tensor):
     padded = torch.cat([image, torch.randn(2, 4, 9, 8, 3, dtype=torch.float64)], 1)
     mask = torch.arange(11)[None] < torch.tensor([7, 5])[:, None]

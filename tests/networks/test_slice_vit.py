@@ -142,36 +142,6 @@ def test_a_gradient_reaches_every_parameter(image: torch.Tensor):
     assert [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0] == []
 
 
-@pytest.mark.parametrize("chunk", [1, 3])
-def test_chunks_change_neither_output_nor_gradient(network: SliceViT, image: torch.Tensor, chunk: int):
-    results = []
-    for size in (1000, chunk):
-        network.chunk = size
-        network.zero_grad()
-        output = network(image)
-        output.square().sum().backward()
-        results.append([output.detach(), *(p.grad.clone() for p in network.parameters())])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other)
-
-
-def test_a_chunk_bounds_what_is_kept_for_the_backward_pass(network: SliceViT, image: torch.Tensor):
-    kept: list[int] = []
-
-    def remember(tensor: torch.Tensor) -> torch.Tensor:
-        kept.append(tensor.numel())
-        return tensor
-
-    def kept_by(chunk: int) -> int:
-        network.chunk = chunk
-        kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-            network(image)
-        return sum(kept)
-
-    assert kept_by(2) < kept_by(1000) / 3
-
-
 @pytest.mark.parametrize("train", [False, True])
 def test_a_chunk_bounds_how_many_frames_are_worked_on_at_once(
     network: SliceViT, image: torch.Tensor, train: bool, monkeypatch: pytest.MonkeyPatch

@@ -21,7 +21,8 @@ from torch import nn
 
 from custom.networks import Simple3DCNN, SliceClassifier
 from custom.transforms import AxialSlicesd, LoadScand, ScaleBrainPercentilesd
-from custom.visualize.gradcam import gradcam, last_spatial_layer, randomised, rank_correlation, write_gradcam
+from custom.visualize.explanation import randomised, rank_correlation
+from custom.visualize.gradcam import gradcam, last_spatial_layer, write_gradcam
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from custom.data.records import Event
 from custom.data.windows import Windows
 from custom.networks.slice_vit import Attention, SliceViT
 from custom.transforms.event_window import SplitEventsd
-from custom.visualize.gradcam import randomised
+from custom.visualize.explanation import randomised
 from custom.visualize.rollout import attention_rollout, frame_weights, spatial_weights, write_rollout
 
 CPU = torch.device("cpu")

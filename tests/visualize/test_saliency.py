@@ -19,7 +19,7 @@ from torch import nn
 from custom.harmonization import HarmonizedClassifier, SiteAffine, UnseenSite
 from custom.networks import SliceCNNLSTM
 from custom.visualize.evidence import evidence_table, margin
-from custom.visualize.gradcam import randomised
+from custom.visualize.explanation import randomised
 from custom.visualize.report import write_report
 from custom.visualize.saliency import integrated_gradients, write_saliency
 
