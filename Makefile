@@ -3,7 +3,7 @@ PYTHON ?= python3
 BUNDLE ?= oasis_mri_alzheimers_classification
 BIN := .venv/bin
 
-.PHONY: demo real test test-all lint package bench
+.PHONY: demo real test test-all lint package verify try-package bench
 
 .venv/installed: requirements.txt requirements-dev.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,12 @@ lint: .venv/installed
 
 package: .venv/installed
 	$(BIN)/python scripts/package_bundle.py pack bundles/$(BUNDLE)
+
+verify: .venv/installed
+	$(BIN)/python scripts/verify_bundle.py dist/$(BUNDLE)_v*.zip
+
+try-package: .venv/installed
+	PYTHON=$(CURDIR)/$(BIN)/python bash scripts/try_package.sh build/try
 
 bench: .venv/installed
 	$(BIN)/python scripts/benchmark.py

@@ -252,6 +252,6 @@ CASES = [
             "detect_anomalies": ["decode", "detect_anomalies"],
         },
         generates=True,
-        decode={**HAXBY_VOXELS, **HAXBY_GRID, "inferer::temperature": 1.0},
+        decode={**HAXBY_VOXELS, **HAXBY_GRID, "inferer::temperature": 1.0, "inferer::num_noises": 1},
     ),
 ]

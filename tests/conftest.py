@@ -18,6 +18,7 @@ from bundle_cases import CASES, Case, Paths, run_workflow  # noqa: E402
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What shares a study stays on one worker (``--dist loadgroup``): a file, or in a contract of all bundles a bundle."""
     for item in items:

@@ -142,10 +142,10 @@ def test_no_dead_keys(case: Case, workflow: str) -> None:
 @pytest.mark.parametrize("workflow", workflow_names())
 def test_refuses_unread_keys_first_and_records_the_run(case: Case, workflow: str) -> None:
     names = configs_of(case, workflow)
-    first, second = load(case, *names)["run"][:2]
+    first, *others = load(case, *names)["run"]
     assert first == {"_target_": "custom.config.refuse_unread_keys"}
-    assert second["_target_"] == "custom.run_record.record_run"
-    assert Path(second["path"].split("'")[1]).stem in names
+    (record,) = (item for item in others if "record_run" in str(item))
+    assert Path(record["path"].split("'")[1]).stem in names
 
 
 def test_tracking_finds_the_loss(case: Case) -> None:
@@ -310,7 +310,7 @@ def test_onnx_gives_what_pytorch_gives(case: Case, trained: Paths, exported: Pat
     session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
     inputs = {node.name: example(node, batch=3) for node in session.get_inputs()}
     (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-    np.testing.assert_allclose(found, network(*inputs.values()).detach().numpy(), atol=1e-4)
+    np.testing.assert_allclose(found, network(*inputs.values()).detach().numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_inference_from_the_exported_file(case: Case, trained: Paths, exported: Path, tmp_path: Path) -> None:
@@ -395,7 +395,8 @@ def test_overlay_trains(case: Case, name: str, prepared_for, tmp_path: Path) -> 
         pytest.skip(f"{case.name} has no overlay {name}")
     paths = Paths(tmp_path).train | {"dataset_dir": prepared_for(overlay)}
     run_workflow(case, "train", name, epochs=1, **paths, **case.train)
-    run_workflow(case, "train", name, "evaluate", **paths, **case.grid, **case.evaluate)
+    less = {"run": ["$@validate::evaluator.run()", "@figures", "@report"]} if case.generates else {}
+    run_workflow(case, "train", name, "evaluate", **paths, **case.grid, **case.evaluate, **less)
     assert (tmp_path / "eval/report.html").is_file()
     if changes_network(case, name):
         network_of(case, "inference", name).load_state_dict(weights(tmp_path / "models/model.pt"))

@@ -32,5 +32,5 @@ def test_fingers_of_one_hemisphere(real_data: Path, tmp_path: Path, run: str):
 
 def test_pictures_seen_by_subject_1(real_data: Path, tmp_path: Path):
     needs = write_haxby(real_data, tmp_path / "raw")
-    models = leave_run_out(Paths(tmp_path), needs, "8", {"epochs": 8, "batch_size": 8, "max_shift": 0})
-    assert models["network"]["accuracy"]["value"] >= 0.375  # three of eight blocks; chance is one
+    models = leave_run_out(Paths(tmp_path), needs, "8", {"epochs": 12, "batch_size": 8, "max_shift": 0})
+    assert models["network"]["auc"]["value"] >= 0.65  # of eight blocks, one of each class; chance is 0.5

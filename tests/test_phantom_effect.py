@@ -27,10 +27,12 @@ def oasis_auc(effect: float, folder: Path) -> dict[str, float]:
     return json.loads((paths.eval / "metrics.json").read_text())["models"]["network"]["auc"]
 
 
+@pytest.mark.slow
 def test_oasis_default_effect_is_learnt(tmp_path: Path) -> None:
     assert oasis_auc(1.0, tmp_path)["value"] >= 0.80
 
 
+@pytest.mark.slow
 def test_oasis_without_effect_scores_chance(tmp_path: Path) -> None:
     auc = oasis_auc(0.0, tmp_path)
     assert auc["low"] <= 0.5 <= auc["high"]
@@ -92,6 +94,7 @@ def stage_models(effect: float, folder: Path) -> dict[str, dict]:
     return json.loads((paths.eval / "metrics.json").read_text())["models"]
 
 
+@pytest.mark.slow
 def test_stage_default_effect_is_learnt(tmp_path: Path) -> None:
     models = stage_models(2.0, tmp_path)
     assert models["network"]["accuracy"]["value"] >= 0.75

@@ -94,7 +94,10 @@ class SameGrid:
         if not self.provenance.is_file():
             engine.logger.warning(f"{self.provenance} is missing: whether scans have the grid of the training is not checked.")
             return
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self, read_json(self.provenance, AGAIN)["grid"])
+        known = read_json(self.provenance, AGAIN)
+        if "grid" not in known:
+            raise ValueError(f"{self.provenance} is damaged, it does not say the grid of the training: {AGAIN}")
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self, known["grid"])
 
     def __call__(self, engine: Engine, trained: dict[str, list[float]]) -> None:
         """Raise ValueError naming the scan and both grids."""

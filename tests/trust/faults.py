@@ -202,8 +202,9 @@ def limit_time(seconds: int) -> None:
 
 
 def contents(folder: str | Path) -> dict[str, str]:
-    """Return the digest of every file below a folder, without locks and TensorBoard's files."""
+    """Return the digest of every file below a folder, without locks, TensorBoard's files and records of runs."""
     files = [p for p in Path(folder).rglob("*") if p.is_file() and p.name != ".lock" and "tfevents" not in p.name]
+    files = [p for p in files if p.parent.name != "runs"]  # they hold the folder's own name
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
 
 

@@ -86,5 +86,5 @@ def check(work: Callable[[], dict[str, Any]], log: Path, of: str, record: Callab
     assert outcome.succeeded, f"signal {outcome.signal} (14: hung for {SECONDS} s) {outcome.error}"
     for what, times in outcome.result["counts"].items():
         record("truncated, overwritten or bit-flipped file", of, what, times)
-    assert outcome.result["faults"] == []
-    assert outcome.result["more"] < PEAK
+    assert not outcome.result["faults"], "\n".join(outcome.result["faults"])
+    assert outcome.result["more"] < PEAK, f"{outcome.result['more'] >> 20} MiB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -28,11 +29,6 @@ def training(case: Case, data: str, folder: Path, shift: float = 0, **more: Any)
     with clock_shifted(shift):
         override = Paths(folder).train | {"dataset_dir": data, "epochs": EPOCHS, **case.train}
         run_workflow(case, "train", **{**override, **more})
-
-
-def seconds_of(*files: Path) -> float:
-    times = [file.stat().st_mtime for file in files]
-    return max(times) - min(times) + 0.3
 
 
 def state(path: Path) -> dict:
@@ -74,6 +70,34 @@ def done(data: Path) -> dict[str, tuple[int, int]]:
     return {name: ((data / name).stat().st_ino, (data / name).stat().st_mtime_ns) for name in names}
 
 
+# ---- kills
+
+
+def killed_at_random(work: Callable[[], Any], folder: Path, seconds: float, rng: random.Random, log: Path) -> None:
+    """Kill a run into a fresh folder at a random moment; one that ended before that is no kill, and is repeated."""
+    for _ in range(10):
+        outcome = in_child(work, log, kill_after=rng.uniform(0.05, 1) * seconds)
+        if outcome.signal == signal.SIGKILL:
+            return
+        assert outcome.succeeded, outcome.error
+        shutil.rmtree(folder)
+        seconds *= 0.7
+    raise AssertionError("it always ends before it is killed")
+
+
+def seconds_of(work: Callable[[], Any], log: Path) -> float:
+    """Return how long a run takes that nothing disturbs."""
+    began = time.monotonic()
+    assert in_child(work, log).error == ""
+    return time.monotonic() - began
+
+
+def epoch_of(models: Path) -> int:
+    """Return the last complete epoch, having loaded every file that bears its final name."""
+    states = {file.name: state(file) for file in models.glob("[!.]*.pt")}
+    return states["last.pt"]["trainer"]["epoch"] if "last.pt" in states else 0
+
+
 # ---- discs
 
 
@@ -94,7 +118,8 @@ def on_disc(scenario: Callable[[Path], None], size: int, tmp_path: Path) -> None
         mount_disc(tmp_path / "disc", size)
         scenario(tmp_path / "disc")
 
-    assert in_child(work, tmp_path / "log").error == ""
+    outcome = in_child(work, tmp_path / "log")
+    assert outcome.succeeded, f"signal {outcome.signal}: {outcome.error}"
 
 
 FULL = ("No space left on device", "free some space and run the same command again")
