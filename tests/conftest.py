@@ -20,11 +20,11 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares a study stays on one worker (``--dist loadgroup``): a file, or in a contract of all bundles a bundle."""
+    """What shares a study stays on one worker (``--dist loadgroup``): a bundle's part of the contracts, or else a file."""
     for item in items:
         parameters = getattr(item, "callspec", None)
         case = parameters.params.get("case") if parameters else None
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{item.path.parent.stem}{'-' + case.name if case else ''}"))
+        item.add_marker(pytest.mark.xdist_group(case.name if case else f"{item.path.parent.stem}-{item.path.stem}"))
 
 
 @pytest.fixture(scope="session")
