@@ -17,6 +17,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from typing import Any
 
 import nibabel as nib
 import torch
+from tqdm import tqdm
 
 NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 LIMIT = 180.0  # seconds after which a forked process counts as hanging
@@ -87,6 +89,7 @@ def _be_child(work: Callable[[], Any], tell: int, log: Path) -> None:
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1), os.dup2(output, 2)
+    tqdm.set_lock(threading.RLock())  # its own lock is shared: a process killed with it would stop the tests for ever
     gc.freeze()  # what the tests left behind stays: to destroy a session of onnxruntime here would wait for threads it lacks
     torch.set_num_threads(1)  # a forked process lacks the threads of OpenMP
     error, result = "", None
