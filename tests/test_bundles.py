@@ -200,6 +200,7 @@ def test_train_writes_weights_of_the_plain_network(case: Case, trained: Paths) -
     assert list(trained.eval.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow  # tests/trust kills and resumes
 def test_resume_equals_uninterrupted(case: Case, trained: Paths, tmp_path: Path) -> None:
     paths = Paths(tmp_path).train | {"dataset_dir": trained.data}
     run_workflow(case, "train", epochs=1, **paths, **case.train)
@@ -381,10 +382,12 @@ def prepared_for(case: Case, prepared: Paths, tmp_path_factory: pytest.TempPathF
     return prepare
 
 
-def overlay_names() -> list[str]:
-    from bundle_cases import CASES
+LARGE = ("densenet121", "efficientnet_b0", "resnet50")  # of the 2D networks; resnet18 stands for them
 
-    return sorted({o.name for c in CASES for o in c.overlays})
+
+def overlay_names() -> list:
+    names = sorted({o.name for c in CASES for o in c.overlays})
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in names]
 
 
 @pytest.mark.parametrize("name", overlay_names())
