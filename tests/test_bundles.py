@@ -255,9 +255,10 @@ def test_evaluate(case: Case, evaluated: Paths) -> None:
     assert "synthetic" in re.sub(r"<[^>]*>", "", body).strip().splitlines()[0].lower()
 
 
-def test_inference_equals_evaluation(case: Case, evaluated: Paths, tmp_path: Path) -> None:
+def test_inference_equals_evaluation(case: Case, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """The raw scans of the test subjects, without labels, give the probabilities that the prepared images gave."""
     not_of_generators(case)
+    evaluated: Paths = request.getfixturevalue("evaluated")
     paths = evaluated.inference | {"output_dir": str(tmp_path)}
     run_workflow(case, "inference", "explain", run=["$@evaluator.run()"], num_subjects=99, **paths, **case.inference)
     one, other = (read_predictions(p) for p in (evaluated.eval / "predictions.csv", tmp_path / "explain/predictions.csv"))
@@ -278,8 +279,9 @@ def test_inference_of_one_scan(case: Case, trained: Paths, tmp_path: Path) -> No
     np.testing.assert_allclose(table.filter(like="p_").sum(axis=1), 1, atol=1e-6)
 
 
-def test_explain(case: Case, evaluated: Paths) -> None:
+def test_explain(case: Case, request: pytest.FixtureRequest) -> None:
     not_of_generators(case)
+    evaluated: Paths = request.getfixturevalue("evaluated")
     run_workflow(case, "inference", "explain", num_subjects=2, **evaluated.inference, **case.inference)
     maps = json.loads((evaluated.eval / "explain/maps.json").read_text())
     assert {m["subject"] for m in maps["maps"]} <= {

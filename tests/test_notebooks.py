@@ -61,7 +61,14 @@ def test_notebook_is_committed_without_outputs(path: Path) -> None:
         assert cell.get("execution_count") is None
 
 
-@notebook
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if "fmri_learning" in str(path) or "fmri_motor" in str(path) else [])
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.parents[1].name,
+)
 @pytest.mark.usefixtures("restored_logging")
 def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the notebook's own folder, where Jupyter starts it; what it writes lies in a temporary folder."""

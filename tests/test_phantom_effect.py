@@ -80,6 +80,7 @@ def test_motor_default_effect_is_learnt(tmp_path: Path) -> None:
     assert motor_accuracy(3.0, tmp_path)["network"] >= 0.75
 
 
+@pytest.mark.slow
 def test_motor_without_effect_scores_chance(tmp_path: Path) -> None:
     assert motor_accuracy(0.0, tmp_path)["network"] < 0.35
 
@@ -102,6 +103,7 @@ def test_stage_default_effect_is_learnt(tmp_path: Path) -> None:
         assert models[name]["auc"]["value"] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_stage_without_effect_scores_chance(tmp_path: Path) -> None:
     accuracy = stage_models(0.0, tmp_path)["network"]["accuracy"]
     assert accuracy["low"] <= 0.5 <= accuracy["high"]
