@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,21 +27,8 @@ def refuse_size(path: str | Path, shape: Sequence[int], itemsize: int, offset: i
         raise BadScan(f"{path}: damaged. Expected {claimed} bytes, got {held}: copy or fetch it again.")
 
 
-def read_to_the_end(path: str | Path) -> None:
-    """Have gzip compare its checksum, which stands at the end of the file, where nibabel does not look.
-
-    Raises:
-        OSError: if it differs; also EOFError and zlib.error, as nibabel would of a damaged file.
-    """
-    with gzip.open(path) as stream:
-        while stream.read(1 << 20):
-            pass
-
-
 def refuse_claims(image: nib.spatialimages.SpatialImage, path: str | Path) -> None:
     """Raise BadScan if the voxels that nibabel is about to read do not fit into the file, or into a scanner.
-
-    Of a compressed file the checksum is compared as well, which takes the time of decompressing it once more.
 
     A flipped bit in the size of a voxel makes a field of view that resampling would fill with 10^12 voxels.
     """
@@ -50,8 +36,6 @@ def refuse_claims(image: nib.spatialimages.SpatialImage, path: str | Path) -> No
     shape = [int(n) for n in image.shape]
     compressed = str(file).endswith((".gz", ".bz2", ".mgz", ".zst"))
     refuse_size(file, shape, image.get_data_dtype().itemsize, int(image.dataobj.offset), compressed)
-    if str(file).endswith(".gz"):
-        read_to_the_end(file)
     affine = np.asarray(image.affine, dtype=np.float64)
     extent = np.linalg.norm(affine[:3, :3], axis=0) * (shape + [1] * 3)[:3]
     if not (np.isfinite(affine).all() and extent.max() <= LARGEST):

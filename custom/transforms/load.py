@@ -10,6 +10,7 @@ from monai.data import NibabelReader
 from monai.transforms import LoadImaged
 
 from .claimed_size import refuse_claims
+from .inflate import compare_checksums
 
 __all__ = ["LoadScand"]
 
@@ -26,5 +27,7 @@ class LoadScand(LoadImaged):
         reader = reader or self._loader.readers[-1]  # the last one is the one that was named
         if isinstance(reader, NibabelReader):
             for key in self.key_iterator(data):
-                refuse_claims(nib.load(data[key]), data[key])
+                image = nib.load(data[key])
+                refuse_claims(image, data[key])
+                compare_checksums(image)
         return super().__call__(data, reader=reader)

@@ -17,6 +17,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from scipy.ndimage import distance_transform_edt
@@ -26,6 +27,7 @@ from ..errors import BadScan
 from ..mat_file import dataset, fmri_data
 from .bold_item import add_to_report
 from .claimed_size import refuse_claims
+from .inflate import voxels_of
 
 __all__ = ["LoadBOLDd", "estimate_brain_mask", "load_mat", "load_nifti"]
 
@@ -112,7 +114,8 @@ def _read(path: str, dimensions: int, frames: tuple[int, int] | None = None) -> 
         if file.get_data_dtype().kind not in "biuf":
             raise BadScan(f"{path}: holds {file.get_data_dtype()}, real numbers are wanted.")
         refuse_claims(file, path)
-        array = np.asarray(file.dataobj if frames is None else _frames_of(file, frames, path), dtype=np.float32)
+        with voxels_of(file) as voxels:
+            array = np.asarray(voxels if frames is None else _frames_of(voxels, frames, path), dtype=np.float32)
     except (FileNotFoundError, BadScan):
         raise
     except DAMAGED as error:
@@ -126,14 +129,14 @@ def _read(path: str, dimensions: int, frames: tuple[int, int] | None = None) -> 
     return file, array
 
 
-def _frames_of(file: nib.Nifti1Image, frames: tuple[int, int], path: str) -> np.ndarray:
+def _frames_of(voxels: ArrayProxy, frames: tuple[int, int], path: str) -> np.ndarray:
     """Read some frames: nibabel leaves the others in the file."""
     start, stop = frames
-    if len(file.shape) < 4 or not 0 <= start < stop <= file.shape[3]:
+    if len(voxels.shape) < 4 or not 0 <= start < stop <= voxels.shape[3]:
         raise BadScan(
-            f"{path}: the frames {start} to {stop} of a run are wanted, the file has shape {file.shape}: fetch it again."
+            f"{path}: the frames {start} to {stop} of a run are wanted, the file has shape {voxels.shape}: fetch it again."
         )
-    return file.dataobj[:, :, :, start:stop]
+    return voxels[:, :, :, start:stop]
 
 
 def _frame_range(text: str, path: str) -> tuple[int, int]:
