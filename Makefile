@@ -12,7 +12,7 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo_$(BUNDLE).sh demo/$(BUNDLE)
+	OMP_NUM_THREADS=1 PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/demo_$(BUNDLE).sh demo/$(BUNDLE)
 
 real: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/real_$(BUNDLE).sh "$(RAW)"

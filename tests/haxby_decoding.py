@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bundle_cases import CASES, HAXBY_GRID, Paths, run_workflow
+from bundle_cases import CASES, Paths, run_workflow
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
 
@@ -22,7 +22,7 @@ from custom.networks.residual_denoiser import ResidualDenoiser
 from custom.transforms.window_rows import read_windows
 
 CASE = next(case for case in CASES if case.name == "haxby_fmri_diffusion")
-TINY = {key: value for key, value in HAXBY_GRID.items() if key != "spatial_size"}  # U-Net
+TINY = {key: value for key, value in CASE.grid.items() if key != "spatial_size"}  # U-Net
 CHANCE = 1 / 8
 
 Datalist = dict[str, Any]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from bundle_cases import CASES, COARSE, Paths, raises_beneath, run_workflow
+from bundle_cases import CASES, Paths, raises_beneath, run_workflow
 
 from custom.data import read_datalist
 from custom.harmonization import HarmonizedClassifier, UnseenSite
@@ -28,7 +28,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     """Four sites of twelve, trained for two epochs by the whole run list and evaluated."""
     paths = Paths(tmp_path_factory.mktemp("abide"))
     write_study(paths.raw, n_sites=4, subjects_per_site=12, shape=(10, 12, 6), n_frames=40)
-    run_workflow(CASE, "preprocess", **paths.preprocess, **COARSE, **{"split::test": 0.33})
+    run_workflow(CASE, "preprocess", **paths.preprocess, **CASE.preprocess, **{"split::test": 0.33})
     run_workflow(CASE, "train", STRIDED, **paths.train, epochs=2, frames=16)
     run_workflow(CASE, "train", STRIDED, "evaluate", **paths.train)
     return paths
@@ -92,7 +92,7 @@ def scan_of(study: Paths, part: str = "test") -> dict:
 
 def infer(study: Paths, scan: str, output: Path, **override: object) -> pd.DataFrame:
     paths = study.inference | {"dataset_dir": scan, "output_dir": str(output)}
-    run_workflow(CASE, "inference", STRIDED, **paths, **COARSE, **override)
+    run_workflow(CASE, "inference", STRIDED, **paths, **CASE.inference, **override)
     return read_predictions(output / "inference" / "predictions.csv")
 
 
@@ -110,14 +110,14 @@ def test_one_scan_of_an_unknown_site_needs_a_policy(study: Paths, tmp_path: Path
 def test_another_grid_than_the_training_s_is_refused(study: Paths, tmp_path: Path) -> None:
     paths = study.inference | {"dataset_dir": scan_of(study)["source"], "output_dir": str(tmp_path)}
     with raises_beneath(ValueError, "network was trained on .*10, 12, 6"):
-        run_workflow(CASE, "inference", STRIDED, **paths, **COARSE | {"spatial_size": [12, 12, 8]})
+        run_workflow(CASE, "inference", STRIDED, **paths, **CASE.inference | {"spatial_size": [12, 12, 8]})
     assert not (tmp_path / "inference/predictions.csv").exists()
 
 
 def test_weights_of_another_network_are_refused_though_their_shapes_fit(study: Paths, tmp_path: Path) -> None:
     paths = study.inference | {"dataset_dir": scan_of(study)["source"], "output_dir": str(tmp_path)}
     with raises_beneath(ValueError, "name the overlay"):
-        run_workflow(CASE, "inference", **paths, **COARSE)
+        run_workflow(CASE, "inference", **paths, **CASE.inference)
 
 
 def test_a_site_is_adapted_to_from_its_unlabelled_scans(study: Paths, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_site_is_adapted_to_from_its_unlabelled_scans(study: Paths, tmp_path: 
 def test_leave_site_out_and_adapt(study: Paths, tmp_path: Path) -> None:
     """The site of reversed prevalence is the test part: the site's name says nothing there, and it is adapted to."""
     paths = Paths(tmp_path)
-    run_workflow(CASE, "preprocess", "leave_site_out", **paths.preprocess | {"raw_dir": study.raw}, **COARSE,
+    run_workflow(CASE, "preprocess", "leave_site_out", **paths.preprocess | {"raw_dir": study.raw}, **CASE.preprocess,
                  held_out_site="SITE04")  # fmt: skip
     run_workflow(CASE, "train", STRIDED, **paths.train, epochs=1, frames=16)
     with raises_beneath(UnseenSite, "'SITE04' is unknown"):
@@ -150,7 +150,7 @@ def test_leave_site_out_and_adapt(study: Paths, tmp_path: Path) -> None:
 
 
 def test_folds_hold_every_site_and_class(study: Paths, tmp_path: Path) -> None:
-    run_workflow(CASE, "preprocess", "kfold", **study.preprocess, datalist_path=f"{study.data}/fold.json", **COARSE,
+    run_workflow(CASE, "preprocess", "kfold", **study.preprocess, datalist_path=f"{study.data}/fold.json", **CASE.preprocess,
                  **{"split::n_splits": 3, "split::fold": 1})  # fmt: skip
     test = pd.DataFrame(read_datalist(f"{study.data}/fold.json")["test"])
     assert test["site"].value_counts().to_dict() == {f"SITE{i:02d}": 4 for i in range(1, 5)}
@@ -159,10 +159,10 @@ def test_folds_hold_every_site_and_class(study: Paths, tmp_path: Path) -> None:
 def test_band_pass_needs_the_tr_and_leaves_slow_fluctuations(study: Paths, tmp_path: Path) -> None:
     paths = Paths(tmp_path).preprocess | {"raw_dir": study.raw}
     with raises_beneath(ValueError, "none of the 48 scans"):
-        run_workflow(CASE, "preprocess", "band_pass", **paths, **COARSE)
+        run_workflow(CASE, "preprocess", "band_pass", **paths, **CASE.preprocess)
     assert "give --repetition_time" in (tmp_path / "data/rejected.csv").read_text()
     paths["dataset_dir"] = str(tmp_path / "with_tr")
-    run_workflow(CASE, "preprocess", "band_pass", **paths, **COARSE, repetition_time=2.0)
+    run_workflow(CASE, "preprocess", "band_pass", **paths, **CASE.preprocess, repetition_time=2.0)
     row = read_datalist(f"{paths['dataset_dir']}/datalist.json")["test"][0]
     series = voxels(row["image"])
     series = series[series.std(-1) > 0]

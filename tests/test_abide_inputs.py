@@ -16,14 +16,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from bundle_cases import CASES, COARSE, Paths, raises_beneath, run_workflow
+from bundle_cases import CASES, Paths, raises_beneath, run_workflow
 
 from custom.data import PARTS, read_datalist
 from custom.phantoms.abide import PHENOTYPES, write_study
 
 CASE = next(c for c in CASES if c.name.startswith("abide"))
 SITE, SUBJECT = "SITE01", "0050002"  # in MATLAB's order of axes, and without NaN before anything is broken
-SMALL = COARSE | {"num_workers": 1, "split::stratify": "label"}
+SMALL = CASE.preprocess | {"num_workers": 1, "split::stratify": "label"}
 
 
 class Prepared(NamedTuple):

@@ -176,7 +176,7 @@ def test_readme_states_the_measured_parameter_counts(case: Case) -> None:
 
 def test_network_takes_and_gives_the_declared_shapes(case: Case) -> None:
     configs = case.config("metadata"), case.config("inference")
-    verify_net_in_out("network_def", *configs, any=8, extra_forward_args=case.extra_inputs, **case.network)
+    verify_net_in_out("network_def", *configs, any=8, extra_forward_args=case.extra_inputs, **case.settings("network"))
 
 
 # ---- train, resume, evaluate, infer, explain, export
@@ -235,7 +235,7 @@ def assert_equal(one: dict, other: dict) -> None:
 
 @pytest.fixture(scope="session")
 def evaluated(case: Case, trained: Paths) -> Paths:
-    run_workflow(case, "train", "evaluate", **trained.train, **case.grid, **case.evaluate)
+    run_workflow(case, "train", "evaluate", **trained.train, **case.evaluate)
     return trained
 
 
@@ -324,7 +324,7 @@ def test_inference_from_the_exported_file(case: Case, trained: Paths, exported: 
     tables = []
     for folder, overlays in (trained.models, []), (tmp_path, ["onnx"]):
         paths = {"dataset_dir": scan, "ckpt_path": str(folder / "model.pt"), "output_dir": str(tmp_path)}
-        run_workflow(case, case.predicts, *overlays, **paths, **(case.decode or case.inference))
+        run_workflow(case, case.predicts, *overlays, **paths, **case.decode)
         tables.append(pd.read_csv(tmp_path / case.predicts / "predictions.csv").filter(like="p_"))
     np.testing.assert_allclose(*tables, atol=1e-4)
 
@@ -401,7 +401,7 @@ def test_overlay_trains(case: Case, name: str, prepared_for, tmp_path: Path) -> 
     paths = Paths(tmp_path).train | {"dataset_dir": prepared_for(overlay)}
     run_workflow(case, "train", name, epochs=1, **paths, **case.train)
     less = {"run": ["$@validate::evaluator.run()", "@figures", "@report"]} if case.generates else {}
-    run_workflow(case, "train", name, "evaluate", **paths, **case.grid, **case.evaluate, **less)
+    run_workflow(case, "train", name, "evaluate", **paths, **case.evaluate, **less)
     assert (tmp_path / "eval/report.html").is_file()
     if changes_network(case, name):
         network_of(case, "inference", name).load_state_dict(weights(tmp_path / "models/model.pt"))

@@ -73,7 +73,7 @@ def test_two_processes_train(case: Case, trained_on_two: Paths) -> None:
 
 def test_two_processes_evaluate_as_one(case: Case, trained_on_two: Paths, tmp_path: Path) -> None:
     one, two = ({**trained_on_two.train, "output_dir": str(tmp_path / name)} for name in ("one", "two"))
-    less = {**case.grid, **case.evaluate}
+    less = case.evaluate
     run_on_two(case, *EVALUATION, run=[x for x in items(case, "multi_gpu_evaluate")[1:] if x not in DEAR], **two, **less)
     run_workflow(case, "train", "evaluate", run=[x for x in items(case, "evaluate")[1:] if x not in DEAR], **one, **less)
     tables = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.csv"))

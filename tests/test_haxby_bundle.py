@@ -37,7 +37,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Paths:
 def trained(prepared: Paths) -> Paths:
     """Trained for an epoch, evaluated, explained."""
     run_workflow(CASE, "train", epochs=1, **prepared.train, **CASE.train)
-    run_workflow(CASE, "train", "evaluate", **prepared.train, **CASE.grid, **CASE.evaluate)
+    run_workflow(CASE, "train", "evaluate", **prepared.train, **CASE.evaluate)
     run_workflow(CASE, "train", "explain", **prepared.train, **CASE.grid)
     return prepared
 
@@ -110,7 +110,7 @@ def test_decoding_by_the_linear_probe(trained: Paths, tmp_path: Path) -> None:
 def test_generated_windows_are_in_the_units_of_the_runs(trained: Paths, tmp_path: Path) -> None:
     paths = {key: value for key, value in trained.inference.items() if key != "dataset_dir"} | {"output_dir": str(tmp_path)}
     classes = ["house", "unconditional"]
-    run_workflow(CASE, "inference", classes=classes, **paths, **{**CASE.inference, "film": 2, "per_class": 2, "num_steps": 20})
+    run_workflow(CASE, "inference", classes=classes, **paths, **{**CASE.inference, "per_class": 2, "num_steps": 20})
     listed = json.loads((tmp_path / "samples/samples.json").read_text())["samples"]
     assert [s["label"] for s in listed] == [1, 1, -1, -1]
     window, raw = nib.load(tmp_path / "samples/house_0000.nii.gz"), nib.load(Path(scan_of(trained)) / "subj1/bold.nii.gz")
@@ -125,7 +125,7 @@ def test_generated_windows_are_in_the_units_of_the_runs(trained: Paths, tmp_path
 
 def test_generation_beside_real_windows(trained: Paths, tmp_path: Path) -> None:
     paths = trained.inference | {"dataset_dir": trained.data, "output_dir": str(tmp_path)}
-    run_workflow(CASE, "inference", "generate", **paths, **{**CASE.inference, "film": 2})
+    run_workflow(CASE, "inference", "generate", **paths, **CASE.inference)
     assert "statistics" in json.loads((tmp_path / "generation.json").read_text())
     assert len(list(tmp_path.glob("generation_*.png"))) >= 4
 
@@ -186,7 +186,7 @@ def test_a_class_without_training_windows_is_refused(prepared: Paths, tmp_path: 
 
 def test_weights_of_the_closed_form_alone_are_anothers(trained: Paths, tmp_path: Path) -> None:
     with raises_beneath(ValueError, match="belongs to another network"):
-        run_workflow(CASE, "train", "unet_only", "evaluate", **trained.train, **CASE.grid, **CASE.evaluate)
+        run_workflow(CASE, "train", "unet_only", "evaluate", **trained.train, **CASE.evaluate)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="refused without a GPU only")
@@ -198,7 +198,7 @@ def test_bf16_is_for_a_gpu(prepared: Paths, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "steps", "scheduler"), [("ddpm", 1000, "DDPMScheduler"), ("ddim", 10, "DDIMScheduler")])
 def test_every_sampler_of_an_overlay_generates(trained: Paths, tmp_path: Path, name: str, steps: int, scheduler: str) -> None:
     paths = {key: value for key, value in trained.inference.items() if key != "dataset_dir"} | {"output_dir": str(tmp_path)}
-    run_workflow(CASE, "inference", name, classes=["face"], **paths, **{**CASE.inference, "num_steps": steps, "film": 2})
+    run_workflow(CASE, "inference", name, classes=["face"], **paths, **{**CASE.inference, "num_steps": steps})
     assert json.loads((tmp_path / "samples/samples.json").read_text())["scheduler"] == scheduler
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from bundle_cases import CASES, SMALL, Paths, run_workflow
+from bundle_cases import CASES, Paths, run_workflow
 from cross_validate import cross_validate
 
 from custom.data import read_datalist
@@ -21,7 +21,7 @@ TINY = {"epochs": 1, "network_def::block_inplanes": [8, 8, 8, 8], "num_workers":
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     paths = Paths(tmp_path_factory.mktemp("cv"))
     write_study(paths.raw, n_subjects=24, voxel_size=6.0, with_cdr_only=True, age_min=60)
-    run_workflow(CASE, "preprocess", "binary", **paths.preprocess, **SMALL)
+    run_workflow(CASE, "preprocess", "binary", **paths.preprocess, **CASE.preprocess)
     return paths.data
 
 

@@ -203,7 +203,7 @@ def test_full_disc_in_evaluation(case: Case, trained: Paths, discs: None, tmp_pa
             (disc / name).write_text(text)
         with pytest.raises(OSError, match="No space"):
             (disc / "filler").write_bytes(bytes(2**20))
-        override = trained.train | {"output_dir": str(disc)} | case.grid | case.evaluate
+        override = trained.train | {"output_dir": str(disc)} | case.evaluate
         work = partial(run_workflow, case, "train", "evaluate", **override)
         assert refused(work, *FULL, str(disc)) == ""
         assert {name: (disc / name).read_text() for name in earlier} == earlier
