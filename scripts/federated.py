@@ -1,9 +1,10 @@
 """The ABIDE bundle trained over sites that keep their scans, beside pooled and site-only training.
 
-    python scripts/federated.py DATASET_DIR OUTPUT_DIR --rounds 10 --local_epochs 4 --overlays "['strided_stem']"
+    python scripts/federated.py DATASET_DIR OUTPUT_DIR --overlays "['strided_stem']"
 
 cuts a prepared dataset into one per site (``sites/``), trains over them (``federated/``), trains on all subjects together
-(``pooled/``) and on every site's alone (``site_only/``), and tests all of them on the same subjects: ``federated.csv``. With
+(``pooled/``; ``untrained/`` with an extractor as it was drawn, which shows what training adds) and on every site's alone
+(``site_only/``), and tests all of them on the same subjects: ``federated.csv``. With
 ``--simulator True`` the sites are processes of NVFlare's simulator, without it this one; the networks are the same. The job
 that the simulator runs is ``job/``, from which a real deployment can start.
 
@@ -31,11 +32,12 @@ from custom.data import read_datalist
 from custom.federated import Site, cut_by_site, federate
 from custom.harmonization import HarmonizedClassifier, SiteAffine
 from custom.harmonization.head import save_network
-from custom.metrics import bootstrap, probabilities, read_predictions
+from custom.metrics import bootstrap, paired_difference, probabilities, read_predictions
 from custom.metrics.bootstrap import auc_within
 from custom.paths import written_whole
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "abide_fmri_asd_classification"
+UNEQUAL = {"ckpt_dir", "output_dir", "dataset_dir", "initial_weights", "resume", "patience", "val_interval", "class_weights"}
 JOB_RUN = "simulate_job"  # how the simulator calls its only job
 
 logger = logging.getLogger(__name__)
@@ -44,8 +46,8 @@ logger = logging.getLogger(__name__)
 def federated(
     dataset_dir: str,
     output_dir: str,
-    rounds: int = 10,
-    local_epochs: int = 4,
+    rounds: int = 100,
+    local_epochs: int = 1,
     overlays: Sequence[str] = (),
     simulator: bool = False,
     bundle: str = str(BUNDLE),
@@ -62,21 +64,29 @@ def federated(
         simulator: whether the sites are clients of NVFlare's simulator (``pip install "neuro-bundles[federated]"``).
         bundle: the bundle's folder.
         override: keys of the configuration; ``epochs`` is of the pooled training.
+
+    Raises:
+        ValueError: for a key that some of the trainings would obey and others not.
     """
+    for key in UNEQUAL & override.keys():
+        raise ValueError(f"--{key} would not reach all of the trainings alike: leave it out.")
     out, data = Path(output_dir).resolve(), str(Path(dataset_dir).resolve())
     logging.getLogger("ignite").setLevel(logging.WARNING)
     sites = cut_by_site(data, out / "sites")
     study = _Study(Path(bundle).resolve(), data, list(overlays), override)
     study.run([], out / "pooled")  # first, since it refuses keys that nothing reads
+    study.run([], out / "untrained", epochs=1, learning_rate=0.0)
     train = _in_simulator if simulator else _in_process
     train(study, sites, out, rounds, local_epochs)
-    rows = [_figures("federated", "all", study.test(out / "federated")), _figures("pooled", "all", study.test(out / "pooled"))]
+    found = {training: study.test(out / training) for training in ("federated", "pooled", "untrained")}
+    rows = [_figures(training, "all", predicted) for training, predicted in found.items()]
     rows += _site_only(study, sites, out / "site_only", rounds * local_epochs)
     table = pd.DataFrame(rows)
     with written_whole(out / "federated.csv") as temporary:
         table.to_csv(temporary, index=False)
     synthetic = " (synthetic)" if read_datalist(Path(data) / "datalist.json")["synthetic"] else ""
     print(f"AUC with 95 % intervals over test subjects{synthetic}:\n{_shown(table).to_string(index=False)}")
+    print(f"federated less pooled, on the same resamples: {_less(found['federated'], found['pooled'])}")
     return str(out / "federated.csv")
 
 
@@ -146,7 +156,8 @@ def _in_simulator(study: _Study, sites: Mapping[str, str], out: Path, rounds: in
     job = write_job(out / "job", study.bundle, study.names("federated"), str(out / "sites" / "{site}"), rounds, local_epochs,
                     len(sites), **study.shared)  # fmt: skip
     workspace = out / "workspace"
-    shutil.rmtree(workspace, ignore_errors=True)
+    if workspace.exists():
+        shutil.rmtree(workspace)
     command = [sys.executable, "-m", "nvflare.private.fed.app.simulator.simulator", str(job), "-w", str(workspace)]
     command += ["-c", ",".join(sites), "-t", str(len(sites))]
     log = out / "simulator.log"
@@ -187,7 +198,7 @@ def _site_only(study: _Study, sites: Mapping[str, str], out: Path, epochs: int) 
         own.append(found[found["site"] == site])
         rows += [_figures(f"{site} only", "own", own[-1]), _figures(f"{site} only", "all", found)]
     if own:
-        rows.insert(0, _figures("site-only, each on its own", "all", pd.concat(own)))
+        rows.insert(0, _figures("site-only", "own", pd.concat(own)))
     return rows
 
 
@@ -215,6 +226,14 @@ def _figures(training: str, tested: str, table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _less(one: pd.DataFrame, other: pd.DataFrame) -> str:
+    if one["subject"].tolist() != other["subject"].tolist():
+        raise ValueError("the two networks were tested on other subjects, or in another order.")
+    pair = probabilities(one), probabilities(other)
+    found = paired_difference(*pair, one["label"].to_numpy(), [str(c) for c in range(pair[0].shape[1])], ("auc",))["auc"]
+    return f"AUC {found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
 def _shown(table: pd.DataFrame) -> pd.DataFrame:
     def text(row: pd.Series, name: str) -> str:
         return f"{row[name]:.2f} ({row[f'{name}_low']:.2f}-{row[f'{name}_high']:.2f})"
@@ -229,6 +248,9 @@ def main() -> None:
     """Command line."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s - %(name)s - %(message)s")
+    logging.getLogger("custom").setLevel(logging.INFO)  # one line a round; MONAI's client tells of every answer
+    logging.getLogger("monai.fl").setLevel(logging.WARNING)
     fire.Fire(federated)
 
 

@@ -22,7 +22,7 @@ def cut_by_site(dataset_dir: str | Path, output_dir: str | Path) -> dict[str, st
         Site -> its folder, sorted by site.
 
     Raises:
-        ValueError: a row without a site, or a site without training or without validation subjects.
+        ValueError: a row without a site, or a site without training subjects or with less than two validation subjects.
     """
     content = read_datalist(Path(dataset_dir) / "datalist.json")
     rows = [row for part in PARTS for row in content[part]]
@@ -39,9 +39,12 @@ def cut_by_site(dataset_dir: str | Path, output_dir: str | Path) -> dict[str, st
 
 def _of_site(content: dict[str, Any], site: str) -> dict[str, Any]:
     lists = {part: [row for row in content[part] if str(row["site"]) == site] for part in PARTS}
-    for part in ("training", "validation"):
-        if not lists[part]:
-            raise ValueError(f"site {site} has no {part} subjects: split by site and label, or leave the site out.")
+    for part, least in (("training", 1), ("validation", 2)):  # the mean over one subject would be that subject's score
+        count = len(names(lists[part]))
+        if count < least:
+            raise ValueError(
+                f"site {site} has {count} {part} subjects, {least} are needed: split by site and label, or leave the site out."
+            )
     column = kept_apart(content["split"])
     return {
         **content,

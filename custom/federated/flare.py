@@ -126,7 +126,8 @@ def write_job(
         override: keys of the configuration.
     """
     job, app = Path(folder), Path(folder) / "app"
-    shutil.rmtree(job, ignore_errors=True)
+    if job.exists():
+        shutil.rmtree(job)
     shutil.copytree(Path(bundle) / "configs", app / BUNDLE / "configs")
     common = {"configs": list(configs), "override": override}
     server = {**common, "rounds": rounds, "local_epochs": local_epochs}

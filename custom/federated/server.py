@@ -1,13 +1,14 @@
-"""The server's side of the federation: it asks, sums, and asks again; it never has a scan, a feature or a score of a subject.
+"""The server's side of the federation: it asks, sums, and asks again; scans stay where they are, and rows are not sent.
 
-Stages are those of ``train.json``: the extractor by FedAvg (McMahan et al. 2017), weighted by training subjects; ComBat from
+Stages are those of ``train.json``: the extractor by FedAvg (McMahan et al. 2017), weighted by training subjects, where every
+site's loss balances its own classes (a site of one class would teach nothing but its name, and teaches nothing); ComBat from
 sums (:mod:`custom.harmonization.federated`) and the head by Newton's method (:mod:`custom.harmonization.federated_head`), both
 equal to the fits on all rows. All that leaves a site:
 
 =========  ==========================================================================================================
 task       answer
 =========  ==========================================================================================================
-describe   numbers of training and validation subjects, of subjects and scans per class; the one or two values of each
+describe   numbers of training and validation subjects, of training subjects per class; the one or two values of each
            text covariate
 train      the extractor's weights after local epochs; mean log loss of the validation subjects under the weights sent
 validate   that mean alone, for the weights of the last round
@@ -17,9 +18,13 @@ step       loss, gradient and Hessian of the head, one for each of Newton's step
 finish     nothing
 =========  ==========================================================================================================
 
-None of this is a row of a subject, and none of it is protected beyond that: whoever has the weights before and after an epoch
-on few subjects, or sums over few subjects, can infer something about them. NVFlare's filters (differential privacy,
-homomorphic encryption) would have to go on top.
+What goes down to every site are the weights, the estimates pooled so far, and in the end the network with all sites' ComBat
+effects and numbers of subjects.
+
+None of this is a row of a subject, and it is NOT private. Of a site with at most F + 1 training subjects (F features) the
+server can compute every feature row, score and label from the Hessians and gradients of two of Newton's steps; and weights
+before and after an epoch on few subjects tell of them too. Only secure aggregation, of which the server learns the sums over
+sites and nothing else, would prevent that; it is not part of this.
 """
 
 from __future__ import annotations
@@ -40,7 +45,6 @@ from ..harmonization.design import LABEL, pooled_coding
 from ..harmonization.federated import combat_of_sites, pool_moments, pool_sigma
 from ..harmonization.federated_head import pool_scaler, solve_logistic_ridge
 from ..harmonization.head import folded
-from ..metrics import class_weights
 from ..networks.weights_digest import weights_digest
 from .site import arrays_of, state_of
 
@@ -77,6 +81,7 @@ def federate(
     settings = {key: parser.get_parsed_content(key) for key in SETTINGS}
     described = _sorted(ask("describe", {}))
     _check(described, settings)
+    ask = _of_all(ask, described)
     monai.utils.set_determinism(settings["seed"])
     network: HarmonizedClassifier = parser.get_parsed_content("network_def")
     weights, history = train_extractor(ask, arrays_of(network.extractor.state_dict()), described, rounds, local_epochs)
@@ -87,6 +92,22 @@ def federate(
     network.head.load_state_dict(_head(ask, harmonizer, described, settings["ridge"]).state_dict())
     ask("finish", {"network": arrays_of(network.state_dict())})
     return network, history
+
+
+def _of_all(ask: Ask, described: Mapping[str, Message]) -> Ask:
+    """Ask, and hear all of the sites that began, in their order.
+
+    Raises:
+        RuntimeError: a site is silent, or one is new: sums over other sites than before would not be noticed later on.
+    """
+
+    def asked(task: str, question: Message) -> dict[str, Message]:
+        answers = _sorted(ask(task, question))
+        if list(answers) != list(described):
+            raise RuntimeError(f"'{task}' was answered by {list(answers)}, the federation began with {list(described)}.")
+        return answers
+
+    return asked
 
 
 def _sorted(answers: Mapping[str, Message]) -> dict[str, Message]:
@@ -103,8 +124,16 @@ def _check(described: Mapping[str, Message], settings: Mapping[str, Any]) -> Non
     check_sites(sites, settings["min_site_n"], settings["reference_site"])
     labels = np.concatenate([np.repeat([0, 1], site["classes"]) for site in described.values()])
     check_labels(labels.tolist(), sites, [""] * len(labels))
-    if len(set(labels)) < 2:
-        raise ValueError("every training subject of every site is of one class: nothing can be told apart.")
+    if not any(_share(site) for site in described.values()):
+        raise ValueError("no site has training subjects of both classes: an extractor cannot be trained over them.")
+    few = [site for site, answer in described.items() if answer["validation"] < 2]
+    if few:  # the mean over one subject is that subject's score
+        raise ValueError(f"site {few[0]} has fewer than two validation subjects: split again, or leave the site out.")
+
+
+def _share(described: Message) -> int:
+    """Weight of a site in FedAvg: its training subjects, if they are of both classes."""
+    return int(described["training"]) if np.all(described["classes"]) else 0
 
 
 def train_extractor(
@@ -121,12 +150,11 @@ def train_extractor(
     """
     if rounds < 1 or local_epochs < 1:
         raise ValueError(f"{rounds} rounds of {local_epochs} local epochs: at least one of each is needed.")
-    common = {"class_weights": _class_weights(described), "local_epochs": local_epochs}
     losses, best = [], weights
     for number in range(rounds + 1):
         task = "train" if number < rounds else "validate"
-        answers = _sorted(ask(task, {**common, "round": number, "weights": weights}))
-        losses.append(_mean({s: a["log_loss"] for s, a in answers.items()}, described, "validation"))
+        answers = ask(task, {"round": number, "local_epochs": local_epochs, "weights": weights})
+        losses.append(_mean_loss({s: a["log_loss"] for s, a in answers.items()}, described))
         logger.info("round %d: validation log loss %.4f", number, losses[-1])
         if number > 0 and losses[-1] <= min(losses[1:]):  # those at the start are not trained
             best = weights
@@ -135,18 +163,12 @@ def train_extractor(
     return best, pd.DataFrame({"round": range(rounds + 1), "val_log_loss": losses})
 
 
-def _class_weights(described: Mapping[str, Message]) -> list[float]:
-    """Those of the pooled training: over the scans of all sites."""
-    scans = np.sum([site["scans"] for site in described.values()], axis=0)
-    return class_weights(np.repeat(np.arange(len(scans)), scans).tolist(), len(scans)).tolist()
-
-
-def _mean(values: Mapping[str, float], described: Mapping[str, Message], part: str) -> float:
-    return float(np.average(list(values.values()), weights=[described[site][part] for site in values]))
+def _mean_loss(losses: Mapping[str, float], described: Mapping[str, Message]) -> float:
+    return float(np.average(list(losses.values()), weights=[described[site]["validation"] for site in losses]))
 
 
 def average_weights(weights: Mapping[str, Message], described: Mapping[str, Message]) -> Message:
-    """Return the mean of the sites' weights, by their training subjects.
+    """Return the mean of the weights of the sites that have both classes, by their training subjects.
 
     Raises:
         ValueError: a site's weights are not finite, or what is no weight differs between sites.
@@ -155,7 +177,7 @@ def average_weights(weights: Mapping[str, Message], described: Mapping[str, Mess
         broken = [key for key, value in state.items() if not np.isfinite(value).all()]
         if broken:
             raise ValueError(f"the weights {broken[0]} of site {site} are not finite: lower --learning_rate.")
-    share = np.array([described[site]["training"] for site in weights], dtype=float)
+    share = np.array([_share(described[site]) for site in weights], dtype=float)
     share /= share.sum()
     return {key: _mean_of([state[key] for state in weights.values()], share, key) for key in next(iter(weights.values()))}
 
@@ -173,7 +195,7 @@ def _mean_of(values: Sequence[np.ndarray], share: np.ndarray, key: str) -> np.nd
 def _harmonize(ask: Ask, weights: Message, described: Mapping[str, Message], settings: Mapping[str, Any]) -> SiteAffine:
     coding = pooled_coding([site["levels"] for site in described.values()])
     columns = [name if one is None else f"{name}={one}" for name, one in coding.items()]
-    common = {"coding": coding, "label_in_fit": settings["label_in_fit"], "class_weights": _class_weights(described)}
+    common = {"coding": coding, "label_in_fit": settings["label_in_fit"]}
     moments = ask("moments", {**common, "weights": weights})
     pooled = pool_moments(
         moments,
@@ -188,13 +210,13 @@ def _harmonize(ask: Ask, weights: Message, described: Mapping[str, Message], set
 
 
 def _head(ask: Ask, harmonizer: SiteAffine, described: Mapping[str, Message], strength: float) -> torch.nn.Linear:
-    sums = _sorted(ask("harmonize", {"harmonizer": arrays_of(harmonizer.state_dict())}))
+    sums = ask("harmonize", {"harmonizer": arrays_of(harmonizer.state_dict())})
     mean, scale = pool_scaler(list(sums.values()))
     counts = np.sum([site["classes"] for site in described.values()], axis=0)
     question = {"mean": mean, "scale": scale, "class_weights": counts.sum() / (2 * counts)}
 
     def sums_at(coefficients: np.ndarray) -> list[Message]:
-        return list(_sorted(ask("step", {**question, "coefficients": coefficients})).values())
+        return list(ask("step", {**question, "coefficients": coefficients}).values())
 
     found = solve_logistic_ridge(sums_at, len(mean), strength)
     return folded(found[None, :-1], found[-1:], mean, scale)

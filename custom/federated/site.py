@@ -1,7 +1,8 @@
 """What a site answers to the server; its scans, its subjects and their features stay in its folder.
 
 Invariants, tested:
-* what an answer holds is in the table of :mod:`.server`: counts, sums over subjects, weights; no subject's name, row or score;
+* what an answer holds is in the table of :mod:`.server`: counts, sums over subjects, weights; no subject's name, no row. What
+  can be computed from it is told there, too;
 * a site keeps nothing in memory that it could not read again from its folder, so that a site which is restarted between two
   questions (as NVFlare's simulator does where it has fewer threads than sites) answers the same.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
 
+from ..data import PARTS
 from ..data.datalist import names
 from ..harmonization import SiteAffine, apply_to_table
 from ..harmonization.checks import check_features
@@ -28,6 +31,7 @@ from ..harmonization.design import LABEL, apply_coding, covariate_levels
 from ..harmonization.federated import effect_of_site, moments_of_site, residuals_of_site
 from ..harmonization.federated_head import logistic_sums, scaler_sums
 from ..harmonization.head import save_network
+from ..metrics import class_weights
 from ..metrics.features import feature_columns
 from ..paths import written_whole
 
@@ -78,7 +82,7 @@ class Site:
         """
         parser = self._workflow().parser
         datalist = parser.get_parsed_content("datalist")
-        others = {str(row.get("site")) for row in datalist["training"]} - {self.name}
+        others = {str(row.get("site")) for part in PARTS for row in datalist[part]} - {self.name}
         if others:
             raise ValueError(
                 f"client {self.name} has subjects of site {', '.join(sorted(others))}: one client per site, named after it."
@@ -89,19 +93,23 @@ class Site:
             "training": len(training),
             "validation": len(names(datalist["validation"])),
             "classes": np.bincount(training["label"], minlength=num_classes),
-            "scans": np.bincount([row["label"] for row in datalist["training"]], minlength=num_classes),
             "levels": covariate_levels(training.reindex(columns=columns), training["subject"].tolist()),
         }
 
     def train(self, question: Message) -> Message:
-        """Judge the weights on the site's validation subjects, train on from them, return the new ones."""
+        """Judge the weights on the site's validation subjects, train on from them, return the new ones.
+
+        A site of one class returns what it was sent.
+        """
         algo = self._algo(question)
-        before = self.validate(question)
-        algo.local_epochs = question["local_epochs"]
         # set, not counted: a client that was restarted goes on where it was
         state = algo.trainer.state
         state.epoch = question["round"] * question["local_epochs"]
         state.iteration = state.epoch * len(algo.trainer.data_loader)
+        before = self.validate(question)
+        if self.class_weights is None:
+            return {**before, "weights": question["weights"]}
+        algo.local_epochs = question["local_epochs"]
         algo.train(ExchangeObject(weights=question["weights"]))
         return {**before, "weights": {key: w.numpy().copy() for key, w in algo.get_weights().weights.items()}}
 
@@ -141,8 +149,9 @@ class Site:
         """Keep the whole network as ``model.pt``, beside it whom of this site it has seen."""
         network = self._workflow().parser.get_parsed_content("network_def")
         network.load_state_dict(state_of(question["network"]))
-        provenance = json.loads((self.folder / "extractor.json").read_text())
-        save_network(network, self.folder / "model.pt", provenance, {})
+        known = json.loads((self.folder / "extractor.json").read_text())
+        of_all_sites = {key: value for key, value in known.items() if key not in ("key_metric", "epoch")}
+        save_network(network, self.folder / "model.pt", of_all_sites, {})
         return {"done": True}
 
     def _workflow(self, **more: Any) -> ConfigWorkflow:
@@ -150,12 +159,14 @@ class Site:
         return ConfigWorkflow(config_file=self.configs, workflow_type="train", logging_file=False, **settings)
 
     def _algo(self, question: Message) -> MonaiAlgo:
-        """Return MONAI's client, made at the first question: the weights of the classes are those of the whole study."""
+        """Return MONAI's client, made at the first question."""
         if self.algo is None:
-            begun = question.get("round", 0) > 0
+            weights, begun = self.class_weights, question.get("round", 0) > 0
             if not begun and "round" in question:
                 (self.folder / "last.pt").unlink(missing_ok=True)
-            settings = {"class_weights": [float(w) for w in question["class_weights"]], "resume": begun}
+            if begun and weights and not (self.folder / "last.pt").is_file():
+                raise ValueError(f"{self.folder / 'last.pt'} of the rounds before is gone: begin the federation again.")
+            settings = {"class_weights": weights or [1.0, 1.0], "resume": begun and bool(weights)}
             self.algo = MonaiAlgo(
                 bundle_root=str(Path(self.configs[0]).resolve().parents[1]),
                 send_weight_diff=False,
@@ -164,6 +175,16 @@ class Site:
             )
             self.algo.initialize({ExtraItems.CLIENT_NAME: self.name})
         return self.algo
+
+    @cached_property
+    def class_weights(self) -> list[float] | None:
+        """Of this site's own scans, ``None`` if they are of one class.
+
+        With weights of the whole study, sites of opposed shares would pull the average apart: one would learn to say ASD, the
+        next control.
+        """
+        labels = [row["label"] for row in self._workflow().parser.get_parsed_content("datalist")["training"]]
+        return class_weights(labels, 2).tolist() if len(set(labels)) == 2 else None
 
     def _table(self) -> pd.DataFrame:
         path = self.folder / "features.csv"

@@ -1,10 +1,13 @@
-"""The linear head over sites that keep their subjects to themselves: the pooled logistic ridge by Newton's method.
+"""The linear head over sites that send sums, no rows: the pooled logistic ridge by Newton's method.
 
 The regression is that of :func:`.logistic_ridge` on standardised features: ½|w|² + C Σ_i c_i log(1 + exp(-y_i (w·x_i + b))),
 with balanced class weights c. What leaves a site, of its training subjects' harmonized features: number, mean (F,) and sum of
 squares less the mean (F,); then at every step the weighted loss (a number), its gradient (F + 1,) and its Hessian
 (F + 1, F + 1), summed over the subjects. The sums of the sites are those of all rows, so the minimum is that of the pooled fit,
 found to rounding; scikit-learn's lbfgs stops a little before (5e-5 of a standardised coefficient on a phantom).
+
+Sums are not anonymous: of a site with at most F + 1 subjects two Hessians have the subjects' rows as their common directions,
+and the gradients then give the labels.
 """
 
 from __future__ import annotations
