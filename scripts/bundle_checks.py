@@ -8,22 +8,27 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from jsonschema import Draft201909Validator
 
 __all__ = [
     "CHECKS",
-    "READ_METADATA",
+    "EXPORTS",
     "check_packed",
+    "class_names",
     "is_large_file",
+    "is_shared",
     "large_files",
     "metadata_of",
     "model_card",
     "names_custom",
+    "read_checks",
     "read_json",
     "sha256",
     "strings",
@@ -34,8 +39,14 @@ REQUIRED = ["LICENSE", *(f"configs/{name}.json" for name in ("metadata", "infere
 REQUIRED += ["docs/README.md", "docs/data_license.txt"]
 LICENSES = {"apache-2.0": ("Apache License", "Version 2.0"), "mit": ("MIT License",)}
 HEADER = "---\ntags:\n- monai\n- medical\nlibrary_name: monai\nlicense: {}\n---\n"
-WRITTEN_BY_RUNS = ("data", "raw", "eval", "models/last.pt", "models/*.csv")
+SHARED = ("LICENSE", "configs", "docs", "models")  # of a bundle; all else may be people's data, or leads to them
+ADDED = ("README.md", "custom", "requirements.txt", "large_files.yml", "large_files.yaml", "large_files.json")  # in an archive
+EXPORTS = (".ts", ".onnx")
+OF_MODELS = (".pt", ".json", *EXPORTS)
+TRAINING_STATE = "last.pt"
+COMPILED = (".pyc", ".pyo", ".so", ".pyd")  # code that nobody can read before running it
 WEIGHTS = "models/model.pt"
+VERSION = re.compile(r"\d+\.\d+\.\d+")
 EXACT = re.compile(r"\d+(\.\d+)*((a|b|rc|\.post)\d+)?$")
 ABSOLUTE = re.compile(r"/\w|~|[A-Za-z]:[\\/]|\\\\|file:")
 IN_EXPRESSION = re.compile(r"(?<!\+)(?<!\+ )['\"](/\w|~/|[A-Za-z]:[\\/])")  # not "@folder + '/file'"
@@ -45,8 +56,7 @@ def read_json(path: Path) -> Any:
     """Read JSON whose objects name no key twice; ValueError says where it is broken."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
+        twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
         if twice:
             raise ValueError(f"'{twice[0]}' is given twice")
         return dict(pairs)
@@ -62,7 +72,7 @@ def metadata_of(folder: Path) -> dict[str, Any]:
 def _json_object(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -70,7 +80,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 def license_name(folder: Path) -> str:
     """The name by which Hugging Face knows the licence, as MONAI's ``push_to_hf_hub`` finds it out."""
     path = folder / "LICENSE"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return next((name for name, words in LICENSES.items() if all(word in text for word in words)), "unknown")
 
 
@@ -82,6 +92,18 @@ def model_card(folder: Path) -> str:
 def sha256(path: Path) -> str:
     """Of a file's bytes, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def class_names(meta: dict[str, Any]) -> dict[str, str]:
+    """The ``label_classes``, channel -> class."""
+    return dict(re.findall(r"(\d+): ([^,]+)", str(meta.get("label_classes"))))
+
+
+def is_shared(path: PurePath) -> bool:
+    """Whether a file of a bundle's folder, named from there, goes into an archive."""
+    if path.parts[0] not in SHARED or path.suffix in COMPILED or any(part.startswith(".") for part in path.parts):
+        return False
+    return path.parts[0] != "models" or (path.suffix in OF_MODELS and path.name != TRAINING_STATE)
 
 
 # ---- the checks
@@ -104,10 +126,12 @@ def check_metadata(folder: Path) -> Iterator[str]:
 
 
 def check_version(folder: Path) -> Iterator[str]:
-    """The changelog tells what the version brings."""
+    """Three numbers, of which the changelog tells what they bring."""
     meta = metadata_of(folder)
     version, changelog = meta.get("version"), meta.get("changelog", {})
-    if version not in changelog:
+    if not VERSION.fullmatch(str(version)):
+        yield f"version {version} is not three numbers such as 1.0.0"
+    elif version not in changelog:
         yield f"version {version} is not in the changelog, whose versions are {', '.join(changelog) or 'none'}"
 
 
@@ -119,15 +143,17 @@ def check_packages(folder: Path) -> Iterator[str]:
     for name, version in versions.items():
         if not EXACT.match(str(version)):
             yield f"the version of {name}, {version}, is not an exact one, which the zoo's CI installs"
-        elif pinned and version not in pinned.get(canonical(name), set()):
-            wanted = " or ".join(sorted(pinned.get(canonical(name), {"nothing"})))
+        elif pinned is not None and version not in pinned.get(canonical(name), set()):
+            wanted = " or ".join(sorted(pinned.get(canonical(name), {"no exact version of it"})))
             yield f"{name} is {version} in configs/metadata.json, requirements.txt installs {wanted}"
 
 
-def pins(path: Path) -> dict[str, set[str]]:
-    """Package -> versions that the lines ``name==version`` name; markers may choose among several."""
+def pins(path: Path) -> dict[str, set[str]] | None:
+    """Package -> versions that the lines ``name==version`` name; markers may choose among several. None without a file."""
+    if not path.is_file():
+        return None
     found: dict[str, set[str]] = {}
-    for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text() if path.is_file() else "", re.M):
+    for name, version in re.findall(r"^([\w.-]+)==([\w.]+)", path.read_text(encoding="utf-8", errors="replace"), re.M):
         found.setdefault(canonical(name), set()).add(version)
     return found
 
@@ -143,7 +169,7 @@ def check_classes(folder: Path) -> Iterator[str]:
     pred = meta.get("network_data_format", {}).get("outputs", {}).get("pred", {})
     if not isinstance(pred, dict) or pred.get("format") != "classes":
         return
-    labels = dict(re.findall(r"(\d+): ([^,]+)", str(meta.get("label_classes"))))
+    labels = class_names(meta)
     if labels != pred.get("channel_def"):
         yield f"label_classes {labels} are not the channels of pred, {pred.get('channel_def')}"
     if pred.get("num_channels") != len(labels):
@@ -154,17 +180,19 @@ def check_configs(folder: Path) -> Iterator[str]:
     """Every configuration parses, names no key twice, no ``#`` (MONAI rewrites it), and no place of one machine."""
     for path in sorted((folder / "configs").glob("*.json")):
         try:
-            content = read_json(path)
-        except ValueError as error:
-            yield f"configs/{path.name} cannot be read: {error}"
-            continue
-        if path.name == "metadata.json":
-            continue
-        for key, text in strings(content):
-            if "#" in text:
-                yield f"configs/{path.name}, {key}: MONAI turns the '#' in {text!r} into '::'"
-            if (IN_EXPRESSION.search if text.startswith("$") else ABSOLUTE.match)(text):
-                yield f"configs/{path.name}, {key}: {text!r} is an absolute path, which other machines do not have"
+            complaints = [f"configs/{path.name}, {text}" for text in _complaints_of_config(path)]
+        except (ValueError, RecursionError) as error:
+            complaints = [f"configs/{path.name} cannot be read: {error}"]
+        yield from complaints
+
+
+def _complaints_of_config(path: Path) -> Iterator[str]:
+    content = read_json(path)
+    for key, text in strings(content) if path.name != "metadata.json" else ():
+        if "#" in text:
+            yield f"{key}: MONAI turns the '#' in {text!r} into '::'"
+        if (IN_EXPRESSION.search if text.startswith("$") else ABSOLUTE.match)(text):
+            yield f"{key}: {text!r} is an absolute path, which other machines do not have"
 
 
 def strings(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -177,12 +205,16 @@ def strings(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from strings(value, f"{key}::{name}" if key else str(name))
 
 
-def check_weights(folder: Path) -> Iterator[str]:
-    """Weights that are claimed are there, and are those that ``model.json`` and ``large_files.yml`` describe."""
-    weights, described = folder / WEIGHTS, folder / "models" / "model.json"
-    for entry in large_files(folder):
+def check_large_files(folder: Path) -> Iterator[str]:
+    """What ``large_files.yml`` lists is there, and is what it describes."""
+    try:
+        entries = large_files(folder)
+    except ValueError as error:
+        yield str(error)
+        return
+    for entry in entries:
         if not is_large_file(entry):
-            yield f"large_files lists {entry!r}, which lacks path, url, hash_val or hash_type"
+            yield f"large_files lists {reprlib.repr(entry)}, which lacks path, url, hash_val or hash_type"
             continue
         path = folder / entry["path"]
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -193,11 +225,26 @@ def check_weights(folder: Path) -> Iterator[str]:
             yield f"large_files gives no sha256 of {entry['path']}"
         elif sha256(path) != entry["hash_val"]:
             yield f"{entry['path']} is not the file whose sha256 large_files gives"
+
+
+def check_weights(folder: Path) -> Iterator[str]:
+    """Weights that are claimed are there, are those that the file beside them describes, and know the bundle's classes."""
+    weights, described = folder / WEIGHTS, folder / "models" / "model.json"
     if weights.is_file() != described.is_file():
         there, missing = (weights, described) if weights.is_file() else (described, weights)
         yield f"models/{missing.name} is missing beside models/{there.name}"
-    elif weights.is_file() and sha256(weights) != (known := _json_object(described).get("weights_sha256")):
-        yield f"{WEIGHTS} is not what models/model.json describes (sha256 {known}): one of them is of another training"
+    for path in sorted((folder / "models").rglob("*.json")):
+        known, of = _json_object(path), path.with_suffix(".pt")
+        if of.is_file() and ("weights_sha256" in known or of == weights) and sha256(of) != known.get("weights_sha256"):
+            yield (
+                f"{of.relative_to(folder)} is not what {path.relative_to(folder)} describes (sha256 "
+                f"{known.get('weights_sha256')}): one of them is of another training"
+            )
+    known, names = _json_object(described), list(class_names(metadata_of(folder)).values())
+    if known.get("permuted") is not None:
+        yield f"{WEIGHTS} was trained with permuted labels, as models/model.json says, which mean nothing: train it again"
+    if names and known.get("class_names", names) != names:
+        yield f"{WEIGHTS} was trained for {known['class_names']}, as models/model.json says, label_classes are {names}"
 
 
 def is_large_file(entry: Any) -> bool:
@@ -206,30 +253,46 @@ def is_large_file(entry: Any) -> bool:
 
 
 def large_files(folder: Path) -> list[Any]:
-    """The entries of ``large_files.yml``, ``.yaml`` or ``.json``; MONAI reads it, which needs PyYAML."""
+    """The entries of ``large_files.yml``, ``.yaml`` or ``.json``, which MONAI reads; ValueError if it is malformed."""
     paths = [p for p in sorted(folder.glob("large_files.*")) if p.suffix in (".yml", ".yaml", ".json")]
     if not paths:
         return []
-    from monai.bundle import ConfigParser  # seconds, which few bundles need
+    return list(chain.from_iterable(map(_listed, paths)))
 
-    lists = [ConfigParser.load_config_file(path).get("large_files") for path in paths]
-    return list(chain.from_iterable(found if isinstance(found, list) else [found] for found in lists))
+
+def _listed(path: Path) -> list[Any]:
+    from monai.bundle import ConfigParser  # seconds, which few bundles need
+    from yaml import YAMLError
+
+    try:
+        content = ConfigParser.load_config_file(path)
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds a {type(content).__name__}, where large_files are to be listed")
+    found = content.get("large_files")
+    return found if isinstance(found, list) else [found]
 
 
 def check_packed(folder: Path) -> Iterator[str]:
-    """Of an archive: it has what it needs to run alone, and nothing that a run wrote, such as scans of people."""
+    """Of an archive: it has what it needs to run alone, and nothing else, such as scans of people or code without a source."""
     for name in ("requirements.txt", "README.md"):
         if not (folder / name).is_file():
             yield f"{name} is missing: pack the bundle by scripts/package_bundle.py"
     if names_custom(folder) and not (folder / "custom" / "__init__.py").is_file():
         yield "custom/ is missing, which the configs name: the bundle cannot run alone"
-    for path in chain.from_iterable(sorted(folder.glob(pattern)) for pattern in WRITTEN_BY_RUNS):
-        yield (f"{path.relative_to(folder)} was written by a run and may hold people's data: it is not to be shared")
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in files:
+        if path.suffix in COMPILED:
+            yield f"{path} is compiled code, which nobody can read before running it: leave it out"
+    stray = [path for path in files if path.parts[0] not in ADDED and not is_shared(path) and path.suffix not in COMPILED]
+    for name in sorted({str(path) if path.parts[0] in SHARED else path.parts[0] for path in stray}):
+        yield f"{name} is not what a bundle consists of, and may hold people's data: leave it out"
 
 
 def names_custom(folder: Path) -> bool:
     """Whether a configuration names a component of ``custom``."""
-    return any('"custom.' in path.read_text(encoding="utf-8") for path in (folder / "configs").glob("*.json"))
+    return any('"custom.' in path.read_text(encoding="utf-8", errors="replace") for path in (folder / "configs").glob("*.json"))
 
 
 CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
@@ -240,5 +303,16 @@ CHECKS: dict[str, Callable[[Path], Iterator[str]]] = {
     "classes": check_classes,
     "configs": check_configs,
     "weights": check_weights,
+    "large files": check_large_files,
 }
 READ_METADATA = ("version", "packages", "classes")  # which the schema is to fit first
+
+
+def read_checks(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name of every check that reads, with its complaints."""
+    broken = False
+    for name, check in CHECKS.items():
+        if not (broken and name in READ_METADATA):
+            complaints = list(check(folder))
+            broken |= name == "metadata" and bool(complaints)
+            yield name, complaints

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a lab does with an archive, on its phantom: scripts/try_package.sh EMPTY_FOLDER [BUNDLE...]
-# Package -> new virtual environment with the archive's requirements.txt alone -> prepare, train one epoch, evaluate, infer, export.
+# Pack, unpack -> new virtual environment with the archive's requirements.txt alone -> prepare, train one epoch, evaluate, infer, export.
 # Every step runs inside the unpacked archive, which never sees this repository. The table at the end is seconds per step.
 set -euo pipefail
 out=${1:?give an empty folder}
@@ -29,9 +29,7 @@ run() { # NAME CONFIGS [OPTION...]: a workflow with the trial's settings
 
 for bundle in "$@"; do
     archive=$("$python" "$scripts/package_bundle.py" pack "$scripts/../bundles/$bundle" --out "$out/dist" --weights False)
-    mkdir "$out/$bundle"
-    folder="$out/$bundle/$bundle"
-    "$python" -m zipfile -e "$archive" "$out/$bundle"
+    folder=$("$python" "$scripts/package_bundle.py" unpack "$archive" "$out/$bundle")
     if [ ! -d "$out/venv" ]; then
         "$python" -m venv "$out/venv"
         step install "$out/venv/bin/pip" install --quiet -r requirements.txt
@@ -56,6 +54,7 @@ PYTHON
     for written in data/datalist.json models/model.pt models/model.onnx eval/metrics.json eval/report.html; do
         [ -s "$folder/$written" ] || { echo "$bundle wrote no $written" >&2; exit 1; }
     done
-    [ -n "$(ls -A "$folder/eval/inference" "$folder/eval/samples" 2>/dev/null)" ] || { echo "$bundle inferred nothing" >&2; exit 1; }
+    compgen -G "$folder/eval/inference/*" > /dev/null || compgen -G "$folder/eval/samples/*" > /dev/null \
+        || { echo "$bundle inferred nothing" >&2; exit 1; }
 done
 cat "$out/seconds"

@@ -32,9 +32,11 @@ METADATA: dict[str, Any] = {
     },
 }
 RUN = [{"_target_": "custom.config.refuse_unread_keys"}]
+RECORD = {"_target_": "custom.run_record.record_run", "path": "$@output_dir + '/runs/run.json'"}
 INFERENCE: dict[str, Any] = {
     "bundle_root": {"_target_": "custom.paths.bundle_root", "name": "heads"},
     "ckpt_path": "$@bundle_root + '/models/model.pt'",
+    "output_dir": "$@bundle_root + '/eval'",
     "class_names": ["head", "tail"],
     "network_def": {
         "_target_": "FullyConnectedNet",
@@ -46,7 +48,7 @@ INFERENCE: dict[str, Any] = {
     "device": "cpu",
     "evaluator": "@ckpt_path",
     "initialize": [],
-    "run": [*RUN, "@evaluator"],
+    "run": [*RUN, RECORD, "@evaluator"],
 }
 TRAIN = {key: INFERENCE[key] for key in ("class_names", "network_def")} | {
     "epochs": 1,
@@ -61,7 +63,7 @@ EXPORT = {
         "path": "@onnx_path",
         "inputs": {"input": {"shape": ["batch", 4], "dtype": "float32"}},
     },
-    "run": [*RUN, "@export"],
+    "run": [*RUN, RECORD, "@export"],
 }
 
 

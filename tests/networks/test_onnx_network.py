@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -53,15 +54,44 @@ def test_an_input_that_is_missing_or_unknown_is_named(tmp_path: Path) -> None:
         exported(torch.rand(1, 4, 3), torch.ones(1, 4).bool(), site=torch.zeros(1))
 
 
-def test_a_file_that_differs_from_pytorch_is_not_kept(tmp_path: Path) -> None:
-    class ByBatch(MaskedMean):
-        def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-            exporting = torch.compiler.is_exporting()
-            return super().forward(image, mask) + (0.0 if exporting else 1.0)
+def test_an_input_given_by_place_and_by_name_is_named(tmp_path: Path) -> None:
+    image = torch.rand(1, 4, 3)
+    with pytest.raises(ValueError, match="was given image by place and by name"):
+        export(MaskedMean(), tmp_path)(image, mask=torch.ones(1, 4).bool(), image=image)
 
-    with pytest.raises(ValueError, match="differs from PyTorch by 1"):
-        export(ByBatch(), tmp_path)
+
+class ByFrames(MaskedMean):
+    """Another network than its graph, for any number of frames but the recorded one."""
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return super().forward(image, mask) + (0.0 if torch.compiler.is_exporting() or image.shape[1] == 16 else 1.0)
+
+
+class Small(MaskedMean):
+    """Outputs below the tolerance, where the graph gives zeros."""
+
+    def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return super().forward(image, mask) * (0.0 if torch.compiler.is_exporting() else 1e-4)
+
+
+@pytest.mark.parametrize(("network", "difference"), [(ByFrames(), "1"), (Small(), r"\d.*e-0[45]")], ids=["frames", "small"])
+def test_a_file_that_differs_from_pytorch_is_not_kept(tmp_path: Path, network: nn.Module, difference: str) -> None:
+    with pytest.raises(ValueError, match=f"differs from PyTorch by {difference}"):
+        export(network, tmp_path)
     assert not (tmp_path / "model.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"), [({"author": "me"}, "its metadata are no JSON"), ({}, "does not say the SHA-256 of its weights")]
+)
+def test_a_file_of_another_tool_is_named(tmp_path: Path, metadata: dict[str, str], message: str) -> None:
+    export(MaskedMean(), tmp_path)
+    model = onnx.load(tmp_path / "model.onnx")
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=rf"model\.onnx was not written by export\.json: .*{message}"):
+        OnnxNetwork(str(tmp_path / "model.onnx"))
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import bundle_checks
+import fire
 import pytest
-import run_bundle
-from bundle_cases import CASES, Case
+from bundle_cases import Case
 from jsonschema import Draft201909Validator
 from package_bundle import pack, unpack
 from tiny_bundle import METADATA, edit, write, write_tiny_bundle
@@ -53,6 +53,36 @@ def test_a_packed_bundle_passes_with_its_own_code(tmp_path: Path, capsys: pytest
     assert not ended.value.code
 
 
+def test_several_archives_are_checked_each(folder: Path, capsys: pytest.CaptureFixture[str]):
+    good, bad = packed(folder), folder.parent / "bad.zip"
+    write(bad, "no archive")
+    with pytest.raises(SystemExit) as ended:
+        main(str(bad), str(good), execute=False)
+    told = capsys.readouterr().out.splitlines()
+    assert [line for line in told if line.startswith(str(folder.parent))] == [
+        f"{bad}: 1 complaints",
+        f"{good}: nothing to complain of",
+    ]
+    assert ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ("--execute false", "--execute 'false'"),
+        ("--execute=no", "--execute 'no'"),
+        ("--execute 0", "--execute 0"),
+        ("--exeute False", "--exeute"),
+        ("--no-execute", "--_execute"),
+        ("-e False", "--e"),
+    ],
+)
+def test_what_is_misspelt_runs_no_code(folder: Path, options: str, given: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("verify_bundle.executed", lambda *_: pytest.fail("the bundle's code runs"))
+    with pytest.raises(ValueError, match=f"--execute True or False, nothing else: {given} was given"):
+        fire.Fire(main, f"{folder} {options}")
+
+
 META, INFERENCE = "configs/metadata.json", "configs/inference.json"
 
 
@@ -67,10 +97,13 @@ META, INFERENCE = "configs/metadata.json", "configs/inference.json"
             "version",
             "version 2.0.0 is not in the changelog, whose versions are 1.2.3",
         ),
+        (lambda f: edit(f / META, version="2"), "version", "version 2 is not three numbers such as 1.0.0"),
         (lambda f: edit(f / META, changelog="new"), "metadata", "changelog: 'new' is not of type 'object'"),
         (lambda f: edit(f / META, authors=["me"]), "metadata", "authors: ['me'] is not of type 'string'"),
         (lambda f: edit(f / META, numpy_version="<2"), "packages", "the version of numpy, <2, is not an exact one"),
         (lambda f: edit(f / META, pytorch_version="2.0.0"), "packages", "torch is 2.0.0"),
+        (lambda f: write(f / "requirements.txt", ""), "packages", "monai is 1.6.1 in configs/metadata.json, requirements.txt"),
+        (lambda f: write(f / "requirements.txt", "monai>=1\n"), "packages", "requirements.txt installs no exact version of it"),
         (lambda f: edit(f / META, label_classes="0: head"), "classes", "are not the channels of pred"),
         (lambda f: edit(f / META, network_data_format__outputs__pred__num_channels=3), "classes", "3 channels for 2 classes"),
         (lambda f: write(f / INFERENCE, "{"), "configs", "configs/inference.json cannot be read"),
@@ -79,6 +112,8 @@ META, INFERENCE = "configs/metadata.json", "configs/inference.json"
             "configs",
             "configs/a.json cannot be read: 'a' is given twice",
         ),
+        (lambda f: write(f / "configs/a.json", "[" * 100_000), "configs", "configs/a.json cannot be read: maximum recursion"),
+        (lambda f: (f / "configs/a.json").write_bytes(b'{"a": "\xa9"}'), "configs", "configs/a.json cannot be read: 'utf-8'"),
         (lambda f: edit(f / INFERENCE, device="/data/a"), "configs", "inference.json, device: '/data/a' is an absolute path"),
         (lambda f: edit(f / INFERENCE, device="$open('/home/me/a')"), "configs", "is an absolute path"),
         (lambda f: edit(f / INFERENCE, device="C:\\a"), "configs", "is an absolute path"),
@@ -87,15 +122,37 @@ META, INFERENCE = "configs/metadata.json", "configs/inference.json"
         (lambda f: write(f / "models/model.json", "{"), "weights", "is not what models/model.json describes (sha256 None)"),
         (
             lambda f: write(f / "large_files.yml", "large_files:\n- a"),
-            "weights",
+            "large files",
             "large_files lists 'a', which lacks path, url",
         ),
-        (lambda f: write(f / "large_files.json", "{}"), "weights", "large_files lists None, which lacks path"),
+        (lambda f: write(f / "large_files.json", "{}"), "large files", "large_files lists None, which lacks path"),
+        (lambda f: write(f / "large_files.yml", "- a"), "large files", "large_files.yml holds a list, where large_files are"),
+        (lambda f: write(f / "large_files.yml", "large_files: [a: b: c"), "large files", "large_files.yml cannot be read"),
+        (lambda f: write(f / "large_files.json", "{"), "large files", "large_files.json cannot be read"),
+        (
+            lambda f: write(f / "models/extractor.json", '{"weights_sha256": "0"}') and write(f / "models/extractor.pt"),
+            "weights",
+            "models/extractor.pt is not what models/extractor.json describes",
+        ),
+        (lambda f: edit(f / "models/model.json", permuted=3), "weights", "was trained with permuted labels"),
+        (lambda f: edit(f / "models/model.json", class_names=["tail"]), "weights", "was trained for ['tail'], as models/model"),
         (lambda f: write(f / "models/model.pt", "other"), "weights", "is not what models/model.json describes"),
         (lambda f: (f / "requirements.txt").unlink(), "archive", "requirements.txt is missing"),
         (lambda f: shutil.rmtree(f / "custom"), "archive", "custom/ is missing, which the configs name"),
-        (lambda f: write(f / "data/sub-01.nii"), "archive", "data was written by a run and may hold people's data"),
-        (lambda f: write(f / "models/features.csv"), "archive", "models/features.csv was written by a run"),
+        *(
+            (lambda f, name=name: write(f / name), "archive", f"{told} is not what a bundle consists of, and may hold people's")
+            for name, told in {
+                "data/sub-01.nii": "data",
+                "eval2/predictions.csv": "eval2",
+                "train.log": "train.log",
+                "models/features.csv": "models/features.csv",
+                "models/fold1/last.pt": "models/fold1/last.pt",
+            }.items()
+        ),
+        *(
+            (lambda f, name=name: write(f / name), "archive", f"{name} is compiled code, which nobody can read")
+            for name in ("custom/__pycache__/config.cpython-311.pyc", "custom/paths.so", "docs/a.pyd", "json.pyo")
+        ),
     ],
 )
 def test_a_defect_of_the_content_is_named(folder: Path, spoil: Callable[[Path], Any], check: str, message: str):
@@ -103,6 +160,11 @@ def test_a_defect_of_the_content_is_named(folder: Path, spoil: Callable[[Path], 
     found = complaints(packed(folder))
     assert message in found.pop(check)
     assert not found or check in ("files", "version"), "one defect, one complaint, but for what hangs on the file or the name"
+
+
+def test_a_licence_in_another_encoding_is_read(folder: Path):
+    (folder / "LICENSE").write_bytes((folder / "LICENSE").read_bytes() + b"\xa9 me")
+    assert complaints(packed(folder)) == {}
 
 
 def link(z: zipfile.ZipFile) -> None:
@@ -153,97 +215,17 @@ def test_large_files_are_taken_from_beside_the_archive(folder: Path):
     archive = listed(folder, digest)
     assert complaints(archive) == {}
     (folder.parent / "heads_v1.2.3_model.pt").unlink()
-    assert "models/model.pt is missing: fetch it by monai.bundle download_large_files" in complaints(archive)["weights"]
+    assert "models/model.pt is missing: fetch it by monai.bundle download_large_files" in complaints(archive)["large files"]
 
 
 def test_a_large_file_of_another_hash_is_named(folder: Path):
-    assert "is not the file whose sha256 large_files gives" in complaints(listed(folder, "0" * 64))["weights"]
+    assert "is not the file whose sha256 large_files gives" in complaints(listed(folder, "0" * 64))["large files"]
 
 
 def test_a_large_file_that_leads_out_is_named(folder: Path):
     entry = {"path": "../x", "url": "https://example.org/x", "hash_val": "0", "hash_type": "sha256"}
     write(folder / "large_files.json", json.dumps({"large_files": [entry]}))
-    assert "leads out of the bundle: ../x" in complaints(folder)["weights"]
-
-
-# ---- what only running it shows; in this process, with the repository's custom
-
-
-def told(check: str, folder: Path) -> str:
-    return "; ".join(run_bundle.CHECKS[check](folder, folder.parent))
-
-
-def test_the_tiny_bundle_has_none_of_the_following_defects(folder: Path):
-    assert [told(check, folder) for check in ("keys", "network", "export")] == ["", "", ""]
-
-
-def test_other_channels_than_the_network_s_are_an_error(folder: Path):
-    edit(folder / META, network_data_format__inputs__image__num_channels=5)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        told("network", folder)
-    edit(folder / META, network_data_format__inputs__image__num_channels=4, network_data_format__outputs__pred__num_channels=3)
-    with pytest.raises(ValueError, match="output channel number `2` doesn't match: `3`"):
-        told("network", folder)
-
-
-def test_classes_in_another_order_are_named(folder: Path):
-    edit(folder / INFERENCE, class_names=["tail", "head"])
-    assert told("network", folder) == (
-        "label_classes are ['head', 'tail'], the network of configs/inference.json has ['tail', 'head']"
-    )
-
-
-def test_dead_keys_are_named(folder: Path):
-    edit(folder / INFERENCE, epoch=1)
-    assert told("keys", folder) == "configs/inference.json: nothing reads epoch"
-
-
-def test_dead_keys_of_an_overlay_are_named(folder: Path):
-    write(folder / "configs/wider.json", json.dumps({"network_def::hidden_channels": [5], "epoch": 1}))
-    assert told("keys", folder) == "configs/wider.json: nothing reads epoch"
-
-
-def test_an_overlay_that_fits_nowhere_is_named(folder: Path):
-    write(folder / "configs/wider.json", json.dumps({"network_deff::hidden_channels": [5]}))
-    assert "configs/wider.json: does not fit on" in told("keys", folder)
-
-
-def test_weights_of_another_network_are_an_error(folder: Path):
-    edit(folder / INFERENCE, network_def__hidden_channels=[9])
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        told("export", folder)
-
-
-@pytest.mark.parametrize("name", ["motor", pytest.param("abide", marks=pytest.mark.slow)])  # whose weights are a head's fit
-def test_a_trial_prepares_trains_and_infers_on_the_bundle_s_phantom(name: str, tmp_path: Path):
-    folder = next(case.folder for case in CASES if name in case.name)
-    assert list(run_bundle.CHECKS["trial"](folder, tmp_path)) == []
-    assert (tmp_path / "eval/inference/predictions.csv").is_file()
-    assert not list(bundle_checks.check_weights(tmp_path)), "model.json describes model.pt"
-    assert (tmp_path / "models/model.pt").is_file()
-
-
-def test_what_monai_asks_for_and_does_not_find_is_named(folder: Path):
-    for name in ("preprocess", "train", "inference"):
-        write(folder / f"configs/{name}.json", json.dumps({"epochs": 1, "run": ["$print(@epochs)"]}))
-    edit(folder / META, trial={"phantom": {"study": "oasis", "n_subjects": 1, "voxel_size": 8.0}})
-    with pytest.raises(KeyError, match="Property 'bundle_root' with config ID 'bundle_root' not in the config"):
-        told("trial", folder)
-
-
-def test_a_component_that_is_not_vendored_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """In processes of their own, with the archive's ``custom``: the repository's has the module."""
-    monkeypatch.setattr("verify_bundle.EXECUTED", ("code", "network"))
-    (folder / "custom/networks/onnx_network.py").unlink()
-    found = complaints(folder, execute=True)
-    assert found.keys() == {"code"}
-    assert "onnx_network" in found["code"]
-
-
-def test_a_process_that_ends_itself_is_a_failure(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("verify_bundle.EXECUTED", ("code",))
-    write(folder / "custom/__init__.py", "import os\nos._exit(0)\n")
-    assert complaints(folder, execute=True) == {"code": "the process ended with 0 before it was done"}
+    assert "leads out of the bundle: ../x" in complaints(folder)["large files"]
 
 
 # ---- the schema
