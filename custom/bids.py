@@ -102,7 +102,7 @@ def repetition_time(image: str | Path, header: nib.Nifti1Header | None = None) -
 def _content(sidecar: Path) -> dict:
     try:
         content = json.loads(sidecar.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadScan(f"{sidecar}: not a BIDS file, since it is no JSON ({error}): correct or delete it.") from error
     if not isinstance(content, dict):
         raise BadScan(f"{sidecar}: not a BIDS file, since it holds a {type(content).__name__}: correct or delete it.")
@@ -110,7 +110,11 @@ def _content(sidecar: Path) -> dict:
 
 
 def _seconds_of(header: nib.Nifti1Header) -> float | None:
-    zooms, unit = header.get_zooms(), header.get_xyzt_units()[1]
+    zooms = header.get_zooms()
+    try:
+        unit = header.get_xyzt_units()[1]
+    except KeyError:  # a number that stands for no unit
+        return None
     seconds = round(float(zooms[3]) * SECONDS.get(unit, 0.0), 6) if len(zooms) > 3 else 0.0  # float32 has no more digits
     return seconds if 0 < seconds <= LONGEST_TR else None
 

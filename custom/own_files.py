@@ -9,28 +9,17 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from .errors import DAMAGED_ARCHIVE
+
 __all__ = ["load_tensors", "read_json"]
 
 # what torch.load makes of a damaged file
-DAMAGED = (
-    *(
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-        MemoryError,
-        NotImplementedError,
-    ),
-    *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OverflowError),
-)
+DAMAGED = (*DAMAGED_ARCHIVE, pickle.UnpicklingError, MemoryError, AttributeError, AssertionError)
 
 
 def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
@@ -43,7 +32,7 @@ def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
     file = Path(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged ({error}): {remedy}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} is damaged (it holds a {type(content).__name__}): {remedy}")
@@ -68,7 +57,7 @@ def load_tensors(path: str | Path, remedy: str, map_location: Any = "cpu") -> di
                 broken = archive.testzip()
             if broken:
                 raise zipfile.BadZipFile(f"the checksum of {broken} is another")
-        content = torch.load(file, map_location=map_location, weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is damaged, or holds something else than tensors (pickled code, say), which is not executed: {remedy}"
@@ -78,4 +67,5 @@ def load_tensors(path: str | Path, remedy: str, map_location: Any = "cpu") -> di
         raise ValueError(f"{file} is damaged, or no file of tensors ({reason}): {remedy}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds a {type(content).__name__} where a dictionary of tensors is wanted: {remedy}")
-    return content
+    # another device has errors of its own, which are no damage: too little memory is a RuntimeError too
+    return content if str(map_location) == "cpu" else torch.load(file, map_location=map_location, weights_only=True)

@@ -148,7 +148,7 @@ def test_what_is_no_time_in_seconds_is_refused(run: Path, value: object):
         repetition_time(run, header())
 
 
-@pytest.mark.parametrize("content", ["{", "", "[1]", "2.0", "\u00ff"])
+@pytest.mark.parametrize("content", ["{", "", "[1]", "2.0", "\u00ff", "[" * 100_000])
 def test_a_broken_json_is_named(run: Path, tmp_path: Path, content: str):
     (tmp_path / "task-rest_bold.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(BadScan, match=r"task-rest_bold\.json: not a BIDS file"):

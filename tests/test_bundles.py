@@ -141,9 +141,17 @@ def test_no_dead_keys(case: Case, workflow: str) -> None:
 
 @pytest.mark.parametrize("workflow", workflow_names())
 def test_refuses_unread_keys_first_and_records_the_run(case: Case, workflow: str) -> None:
+    """What a run writes into is taken before anything is written; a preparation takes its folder itself, and records itself
+    last.
+    """
     names = configs_of(case, workflow)
-    first, *others = load(case, *names)["run"]
+    first, second, *others = load(case, *names)["run"]
     assert first == {"_target_": "custom.config.refuse_unread_keys"}
+    if workflow != "preprocess":
+        assert second["_target_"] == "custom.folder_lock.FolderLock"
+        assert second["folder"] == ("@ckpt_dir" if workflow in ("train", "multi_gpu_train") else "@output_dir")
+        assert ("_disabled_" in second) == (workflow.split("_")[-1] in ("train", "evaluate"))
+        assert "record_run" in str(others[0])
     (record,) = (item for item in others if "record_run" in str(item))
     assert Path(record["path"].split("'")[1]).stem in names
 

@@ -110,7 +110,7 @@ def test_several_processes_evaluate_all_that_one_evaluates(case: Case) -> None:
     place = several.index(LAST)
     shared, alone = several[:place], several[place + 1 :]
     assert sorted(map(str, shared + alone)) == sorted(map(str, one))
-    assert all(item == one[0] or item == "@samples" or item.endswith("::evaluator.run()") for item in shared)
+    assert all(item in one[:2] or item == "@samples" or item.endswith("::evaluator.run()") for item in shared)
     assert not any("evaluator" in item or item == "@samples" for item in alone)
 
 

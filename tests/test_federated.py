@@ -389,6 +389,26 @@ def test_job_names_what_server_and_clients_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_extractor_is_learnt_over_sites_of_opposed_classes(tmp_path: Path) -> None:
+    """One has controls only, another the share of ASD reversed: with class weights of the whole study nothing is learnt."""
+    paths = Paths(tmp_path)
+    write_study(paths.raw, n_sites=4, subjects_per_site=25)
+    small = CASE.preprocess | {"spatial_size": [12, 14, 8]}
+    run_workflow(CASE, "preprocess", **paths.preprocess, **small, **{"split::test": 0.1, "split::validation": 0.3})
+    cut, clients = cut_by_site(paths.data, tmp_path / "sites"), {}
+    for site, data in cut.items():
+        (tmp_path / site).mkdir()
+        clients[site] = Site(site, CONFIGS, data, str(tmp_path / site))
+
+    def ask(task: str, question: dict[str, Any]) -> dict[str, Any]:
+        return {site: client.answer(task, question) for site, client in clients.items()}
+
+    _, history = federate(ask, CONFIGS, rounds=100, local_epochs=1)
+    assert history["val_log_loss"][0] > 0.65
+    assert history["val_log_loss"].min() < 0.5
+
+
+@pytest.mark.slow
 def test_simulator_trains_the_same_network(data: str, trained: tuple[Clients, HarmonizedClassifier], tmp_path: Path) -> None:
     federated(data, str(tmp_path), overlays=["strided_stem"], simulator=True, epochs=1, **PLAN, **TINY)
     assert_equal(torch.load(tmp_path / "federated/model.pt", weights_only=True), trained[1].state_dict())

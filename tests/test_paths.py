@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import custom.paths
-from custom.paths import bundle_root, written_whole
+from custom.folder_lock import LEFTOVER
+from custom.paths import bundle_root, refuse_other_file, written_whole
 
 BUNDLE = "oasis_mri_alzheimers_classification"
 
@@ -68,3 +72,66 @@ def test_a_text_is_a_path_too(tmp_path: Path):
     with written_whole(str(tmp_path / "a.json")) as temporary:
         temporary.write_text("{}")
     assert (tmp_path / "a.json").read_text() == "{}"
+
+
+def test_two_writers_do_not_meet(tmp_path: Path):
+    """Of two containers, or of two machines, one process number."""
+    target = tmp_path / "model.pt"
+    with written_whole(target) as one:
+        one.write_text("one")
+        with written_whole(target) as other:
+            other.write_text("other")
+            assert one.read_text() == "one"
+        assert target.read_text() == "other"
+    assert target.read_text() == "one"
+    assert {LEFTOVER.fullmatch(name.name)[1] for name in (one, other)} == {str(os.getpid())}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_is_on_the_disc_before_it_has_its_name_and_then_the_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a power cut leaves; ``os.replace`` alone may leave the name of an empty file."""
+    target, done = tmp_path / "a.json", []
+    replace, fsync = os.replace, os.fsync
+
+    def name_of(descriptor: int) -> str:
+        return "folder" if os.path.samestat(os.fstat(descriptor), tmp_path.stat()) else f"{os.fstat(descriptor).st_size} bytes"
+
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append("replace"), replace(a, b)))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (done.append(name_of(descriptor)), fsync(descriptor)))
+    with written_whole(target) as temporary:
+        temporary.write_text("whole")
+    assert done == ["5 bytes", "replace", "folder"]
+
+
+@pytest.mark.parametrize(("number", "refused"), [(errno.EIO, True), (errno.ENOSPC, True), (errno.EINVAL, False)])
+def test_what_the_disc_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, refused: bool):
+    """A file server may tell only now that it has no room; a file system that cannot be waited for is none the worse."""
+    target = tmp_path / "a.json"
+    target.write_text("old")
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def write() -> None:
+        with written_whole(target) as temporary:
+            temporary.write_text("new")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    if refused:
+        with pytest.raises(OSError, match=rf"run the same command again .*{target}"):
+            write()
+    else:
+        write()
+    assert target.read_text() == ("old" if refused else "new")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_is_not_the_one_that_is_told_of(tmp_path: Path):
+    weights, beside = tmp_path / "model.pt", tmp_path / "model.json"
+    weights.write_text("of training B")
+    with pytest.raises(
+        ValueError, match=r"model\.pt is not the file that .*model\.json tells of .*--resume True.*or copy both"
+    ):
+        refuse_other_file(weights, {"weights_sha256": "0" * 64}, beside)
+    refuse_other_file(weights, {"weights_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}, beside)
+    refuse_other_file(weights, {"class_names": ["of training A"]}, beside)

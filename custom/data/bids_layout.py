@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from ..bids import ROOT, entities, repetition_time, stem_of
-from ..errors import BadScan
+from ..errors import DAMAGED_SCAN, BadScan
 from .records import Column
 
 __all__ = ["Dataset", "datasets_of", "func_files", "images_below", "mask_of", "name_of", "timing"]
@@ -122,7 +119,7 @@ def timing(image: Path) -> dict[str, Column]:
 def _header(image: Path) -> nib.Nifti1Header | None:
     try:
         return nib.load(image).header
-    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError) as error:
+    except DAMAGED_SCAN as error:
         logger.warning(f"{image}: damaged, or no NIfTI ({error}).")
         return None
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import re
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,10 +23,9 @@ from itertools import groupby
 from pathlib import Path
 
 import nibabel as nib
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from ..bids import ROOT, repetition_time
+from ..errors import reading
 from . import bids_task
 from .bids_layout import timing
 from .bids_tables import read_events, trials_of
@@ -176,10 +174,8 @@ def _runs_of_file(folder: Path, source: Source, labels_needed: bool) -> list[Rec
 
 def _frames(image: Path, stated: float | None) -> tuple[int, float]:
     """Return the number of frames of a file, and the seconds between two."""
-    try:
+    with reading(image, "no NIfTI", "fetch it again"):
         header = nib.load(image).header
-    except (OSError, EOFError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise ValueError(f"{image}: damaged, or no NIfTI ({error}): fetch it again.") from error
     shape, seconds = header.get_data_shape(), stated or repetition_time(image, header)
     if len(shape) != 4:
         raise ValueError(f"{image} has shape {shape}, a run after the other (X, Y, Z, T) is wanted: fetch it again.")

@@ -24,6 +24,9 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
+from ..claimed_size import refuse_claims
+from ..errors import reading
+from ..inflate import voxels_of
 from .near_duplicates import near_duplicate_groups
 from .oasis_table import read_table
 from .records import Column, Record, Study
@@ -58,7 +61,8 @@ def read_study(
 
     Raises:
         FileNotFoundError: if there is no table or no image where the layout has them.
-        ValueError: for a table without its columns, a CDR that no class holds, or an ambiguous folder.
+        ValueError: for a table without its columns, a CDR that no class holds, or an ambiguous folder; in ``class_folders``
+            also for a damaged image, since nothing says then which others are its subject's.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout '{layout}' is not one of {', '.join(_LAYOUTS)}.")
@@ -167,10 +171,17 @@ def _class_folders(root: Path, table: Path) -> tuple[list[Record], Counter[str]]
 
 def _picture(image: Path) -> Image.Image:
     """Return a grey picture of an image file: itself, or a volume's middle slice."""
-    if image.suffix.lower() in PICTURES:
-        with Image.open(image) as picture:  # Kaggle has 6400, more than a process may hold open
-            return picture.convert("L")
-    volume = np.squeeze(np.asanyarray(nib.load(image).dataobj))
+    with reading(image, "no image", "copy or fetch it again, or take it out of the study"):
+        if image.suffix.lower() in PICTURES:
+            with Image.open(image) as picture:  # Kaggle has 6400, more than a process may hold open
+                return picture.convert("L")
+        volume = nib.load(image)
+        refuse_claims(volume, image)
+        with voxels_of(volume) as voxels:
+            return _middle_slice(np.squeeze(np.asarray(voxels)))
+
+
+def _middle_slice(volume: np.ndarray) -> Image.Image:
     middle = volume[..., volume.shape[-1] // 2].astype(np.float32)
     return Image.fromarray(np.uint8(255 * (middle - middle.min()) / max(float(np.ptp(middle)), 1e-6)))
 

@@ -8,46 +8,33 @@ from __future__ import annotations
 
 import copy
 import csv
-import json
 import logging
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import joblib
-import nibabel as nib
-import numpy as np
 from joblib import Parallel, delayed
-from monai.data import MetaTensor
-from monai.data.utils import to_affine_nd
-from monai.transforms import Compose
 from monai.utils import optional_import
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from tqdm import tqdm
 
 from ..errors import BadScan
 from ..folder_lock import FolderLock
-from ..own_files import read_json
 from ..paths import written_whole
 from .datalist import write_datalist
+from .prepare_record import Run, prepare_record, steps_of
 from .records import Record, Study
 from .splits import Split
 from .windows import Windows
 
-__all__ = ["prepare", "save_image", "scale_path"]
+__all__ = ["prepare"]
 
 logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "int16")
-
-# what a damaged or unsuitable file raises in our checks, nibabel (memory maps: ValueError), PIL and zlib; anything else is a
-# fault of the program and stops the run
-BAD_INPUT = (BadScan, OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 
 
 def prepare(
@@ -127,9 +114,10 @@ def _prepare(
     windows: Windows | None,
 ) -> dict[str, Any]:
     _refuse_equal_names(study.records)
-    _claim(folder, transform, dtype)
+    run = Run.of_this_process(folder, transform, dtype)
+    _claim(run)
     worker = copy.deepcopy(transform)  # MONAI's readers remember what they read, and a recipe that has changed is another one
-    jobs = (delayed(_prepare_record)(record, worker, folder, dtype) for record in study.records)
+    jobs = (delayed(prepare_record)(record, worker, run) for record in study.records)
     # a generator, and in order of completion: the bar moves with the scans and nothing but file names comes back
     outcomes = Parallel(n_jobs=num_workers, return_as="generator_unordered")(jobs)
     bar = tqdm(outcomes, total=len(study.records), desc="preprocess", unit="scan", disable=not sys.stderr.isatty())
@@ -146,7 +134,7 @@ def _prepare(
             f"none of the {len(study.records)} scans could be prepared: see {folder / 'rejected.csv'}. One reason: {first}"
         )
     logger.info(f"{len(prepared)} scans prepared in {folder}, {len(rejected)} rejected, dropped: {dict(study.dropped)}.")
-    return write_datalist(datalist, study, split, prepared, windows, [type(t).__name__ for t in _steps(transform)])
+    return write_datalist(datalist, study, split, prepared, windows, [type(t).__name__ for t in steps_of(transform)])
 
 
 def _refuse_absent(folder: Path, results: Mapping[str, list[dict] | str]) -> None:
@@ -180,27 +168,6 @@ def _placed(record: Record, written: list[dict] | str, windows: Windows | None) 
     return written if any(found) else f"BadScan: {record.image}: the run ends before any of its events' windows."
 
 
-def save_image(path: Path, image: MetaTensor, dtype: str = "float32") -> None:
-    """Write a (1, X, Y, Z) image or a (T, X, Y, Z) series as uncompressed NIfTI, whole or not at all.
-
-    A series keeps its TR (``repetition_time`` of its meta data, in seconds), where it has one.
-    """
-    affine = to_affine_nd(3, np.asarray(image.affine, dtype=np.float64))
-    array = np.asarray(image, dtype=np.float32)
-    picture = nib.Nifti1Image(array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), affine)
-    picture.set_data_dtype(dtype)  # nibabel finds slope and intercept for integers when it saves
-    if picture.ndim == 4:
-        picture.header.set_zooms((*picture.header.get_zooms()[:3], image.meta.get("repetition_time") or 0.0))
-        picture.header.set_xyzt_units("mm", "sec")
-    with written_whole(path) as temporary:
-        nib.save(picture, temporary)
-
-
-def scale_path(image: str | Path) -> Path:
-    """Return where the mean and the standard deviation (X, Y, Z, 2) lie that a prepared run was standardised by."""
-    return Path(image).with_name(f"{Path(image).stem}_scale.nii")
-
-
 def _refuse_equal_names(records: Sequence[Record]) -> None:
     images: dict[str, str] = {}
     for record in records:
@@ -208,78 +175,14 @@ def _refuse_equal_names(records: Sequence[Record]) -> None:
             raise ValueError(f"{images[record.name]} and {record.image} are both called {record.name}: keep one of them.")
 
 
-def _claim(folder: Path, transform: Callable, dtype: str) -> None:
+def _claim(run: Run) -> None:
     """Write which transforms the folder's images are made by, or refuse a folder made by others."""
-    recipe = joblib.hash([*_steps(transform), dtype])  # by value, whereas a pickle differs with the identity of equal strings
-    file = folder / "images" / "transforms.hash"
+    file = run.folder / "images" / "transforms.hash"
     if not file.exists():
         with written_whole(file) as temporary:
-            temporary.write_text(recipe)
-    elif file.read_text() != recipe:
-        raise ValueError(f"{folder} was prepared by other transforms: give another --dataset_dir, or delete it.")
-
-
-def _steps(transform: Callable) -> Sequence[Callable]:
-    return transform.flatten().transforms if isinstance(transform, Compose) else [transform]
-
-
-def _prepare_record(record: Record, transform: Callable, folder: Path, dtype: str) -> tuple[str, list[dict] | str]:
-    """Return what was written of a record, now or in an earlier run, or the reason why not."""
-    done = folder / "images" / f"{record.name}.json"
-    if done.is_file():
-        content = read_json(done, "delete it, and the scan is prepared again.")
-        if content["source"] != record.image:
-            raise ValueError(
-                f"{folder} holds what {content['source']} was prepared to, and {record.image} is called {record.name} too: "
-                "give another --dataset_dir."
-            )
-        if content.get("made_of", _made_of(record)) != _made_of(record):
-            raise ValueError(
-                f"{folder} holds {record.image} prepared with other events (other classes?), another mask or another TR: give "
-                "another --dataset_dir, or delete it."
-            )
-        rows = content["images"]
-        if all((folder / name).is_file() for name in [*(row["image"] for row in rows), *content.get("scales", [])]):
-            return record.name, rows
-    try:
-        items = transform({"image": record.image, **record.inputs, **({"events": record.events} if record.events else {})})
-    except (RuntimeError, *BAD_INPUT) as error:
-        cause = _root(error)
-        if not isinstance(cause, BAD_INPUT):
-            raise
-        return record.name, f"{type(cause).__name__}: {cause}"
-    pieces = items if isinstance(items, list) else [items]
-    rows = [_write(record, item, folder, dtype) for item in pieces]
-    scales = [str(scale_path(row["image"])) for row, item in zip(rows, pieces, strict=True) if "scale" in item]
-    beside = {"scales": scales} if scales else {}
-    with written_whole(done) as temporary:
-        temporary.write_text(json.dumps({"source": record.image, "made_of": _made_of(record), "images": rows, **beside}))
-    return record.name, rows
-
-
-def _made_of(record: Record) -> str:
-    """Return a hash of what an image depends on beside its source: mask, TR, and when events are, but not their labels."""
-    moments = [(event.onset, event.duration) for event in record.events]
-    return joblib.hash([dict(record.inputs), record.columns.get("tr"), moments])
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return what was raised first, which MONAI wraps in a RuntimeError; a BadScan says more than its own cause."""
-    while error.__cause__ is not None and not isinstance(error, BadScan):
-        error = error.__cause__
-    return error
-
-
-def _write(record: Record, item: Mapping[str, Any], folder: Path, dtype: str) -> dict[str, Any]:
-    """Write one image; a transform that cuts a scan up says which piece it is in the item's ``slice``."""
-    piece = {"slice": int(item["slice"])} if "slice" in item else {}
-    suffix = f"_slice-{piece['slice']:03d}" if piece else ""
-    name = f"images/{record.name}{suffix}.nii"
-    save_image(folder / name, item["image"], dtype)
-    if "scale" in item:
-        save_image(scale_path(folder / name), item["scale"])
-    time = {"frames": len(item["image"]), "repetition_time": item["image"].meta.get("repetition_time")} if record.events else {}
-    return {"image": name, **piece, **time, **item.get("report", {})}
+            temporary.write_text(run.recipe)
+    elif file.read_text() != run.recipe:
+        raise ValueError(f"{run.folder} was prepared by other transforms: give another --dataset_dir, or delete it.")
 
 
 def _write_rejected(path: Path, records: Sequence[Record], reasons: Mapping[str, str]) -> None:

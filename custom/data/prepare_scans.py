@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .other_windows import NO_CLASS
-from .prepare import save_image
+from .prepare_record import save_image
 from .windows import Windows
 
 __all__ = ["prepare_scans"]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from ..errors import DAMAGED_ARCHIVE
 from .abide_table import subject_of
 
 __all__ = ["find_roi_series", "read_roi_series"]
 
 SUFFIXES = (".npz", ".1D")
-# what numpy and zipfile make of a damaged file: broken archive, strange compression or version, a header that claims too much
-DAMAGED = (ValueError, EOFError, OSError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+DAMAGED = (*DAMAGED_ARCHIVE, MemoryError)  # of a header that claims too much
 
 
 def read_roi_series(path: str | Path) -> np.ndarray:

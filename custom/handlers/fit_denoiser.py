@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from ..data.prepare import scale_path
+from ..data.prepare_record import scale_path
 from ..errors import BadScan
 from ..networks.residual_denoiser import ResidualDenoiser
 from ..transforms.window_rows import read_windows

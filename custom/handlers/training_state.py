@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from monai.utils import set_determinism
 
 from ..folder_lock import FolderLock
 from ..own_files import load_tensors
-from ..paths import written_whole
+from ..paths import on_disc, written_whole
 
 __all__ = ["EpochSeed", "TrainingState"]
 
@@ -34,7 +35,7 @@ class TrainingState:
         evaluator: engine whose best key metric is kept.
         datalist: what is trained on; the digest of its split is saved, and must agree when training resumes.
         resume: whether to read ``path`` when the engine starts. A run that was killed in its first epoch has no state
-            yet and begins again, which is said in the log.
+            yet and begins again, which is said in the log. Without it, the state of an earlier training is deleted.
     """
 
     def __init__(
@@ -62,12 +63,14 @@ class TrainingState:
             self.folder.release()
 
     def load(self, engine: Engine) -> None:
-        """Restore the state.
+        """Restore the state, or delete that of an earlier training: resumed, this one would go on with that one's weights.
 
         Raises:
             ValueError: if the state is damaged, another network's, or was trained on another split.
         """
         if not self.resume:
+            if engine.state.epoch == 0 and idist.get_rank() == 0:  # a site of a federation starts its engine every round
+                self._delete()
             return
         if not os.path.isfile(self.path):
             engine.logger.warning(f"Nothing to resume: {self.path} does not exist, training starts from the first epoch.")
@@ -87,6 +90,11 @@ class TrainingState:
         vars(engine.state).update(state["trainer"])
         vars(self.evaluator.state).update(state["evaluator"])
         engine.logger.info(f"Resumed from {self.path} after epoch {engine.state.epoch}.")
+
+    def _delete(self) -> None:
+        if os.path.isfile(self.path):
+            os.unlink(self.path)
+            on_disc(Path(self.path).parent)
 
     def save(self, engine: Engine) -> None:
         if idist.get_rank() > 0:

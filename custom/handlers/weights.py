@@ -18,7 +18,7 @@ from ..data.datalist import hashed, kept_apart, names
 from ..data.windows import Windows
 from ..networks import load_initial_weights
 from ..own_files import load_tensors, read_json
-from ..paths import file_digest, written_whole
+from ..paths import file_digest, refuse_other_file, written_whole
 from ..versions import versions
 
 __all__ = ["BestModel", "InitialWeights", "SameGrid", "VerifiedCheckpointLoader", "load_verified"]
@@ -147,13 +147,15 @@ class VerifiedCheckpointLoader(CheckpointLoader):
 
         Raises:
             FileNotFoundError: if the weights, or for an evaluation their ``model.json``, are absent.
-            ValueError: if they are damaged, belong to another network, or have seen a test subject; the message names it.
+            ValueError: if they are damaged, belong to another network or another training than ``model.json``, or have seen a
+                test subject; the message names it.
         """
         if not Path(self.load_path).is_file():
             raise FileNotFoundError(f"there are no weights at {self.load_path}: run train.json first, or name the file.")
         if self.datalist is not None:
             self._refuse_seen(Path(self.load_path).with_suffix(".json"), self.datalist)
         refuse_other_training(self.load_path, self.wanted)
+        _refuse_other_weights(Path(self.load_path))
         load_tensors(self.load_path, AGAIN)  # MONAI's loader compares no checksums, and its errors name no file
         try:
             super().__call__(engine)
@@ -180,6 +182,13 @@ class VerifiedCheckpointLoader(CheckpointLoader):
                 f"{self.load_path} was trained or selected on {len(both)} {column}s of the test part ({', '.join(both[:5])}): "
                 "evaluate with the datalist it was trained with."
             )
+
+
+def _refuse_other_weights(path: Path) -> None:
+    """Raise ValueError if the ``.json`` beside the weights tells of other weights; see :py:func:`.refuse_other_file`."""
+    provenance = path.with_suffix(".json")
+    if provenance.is_file():
+        refuse_other_file(path, read_json(provenance, AGAIN), provenance)
 
 
 def refuse_other_training(path: str, wanted: Mapping[str, Any]) -> None:

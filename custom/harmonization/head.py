@@ -21,7 +21,7 @@ from torch import nn
 from ..metrics.bootstrap import auc_within
 from ..metrics.features import feature_columns
 from ..own_files import load_tensors, read_json
-from ..paths import file_digest, written_whole
+from ..paths import file_digest, refuse_other_file, written_whole
 from .affine import SiteAffine
 from .classifier import HarmonizedClassifier
 
@@ -91,11 +91,15 @@ def fit_head(
 
     Raises:
         FileNotFoundError: an earlier stage has not left its file.
-        ValueError: what it left is damaged or another network's, or no training subject is of a validation subject's site.
+        ValueError: what it left is damaged, another network's, or of several trainings; or no training subject is of a
+            validation subject's site.
     """
     for file in (extractor, harmonizer, features):
         if not Path(file).is_file():
             raise FileNotFoundError(f"{file} does not exist: run train.json, or its earlier stages, first.")
+    provenance = Path(extractor).with_suffix(".json")
+    known = read_json(provenance, AGAIN)
+    refuse_other_file(extractor, known, provenance)
     device = network.head.weight.device
     for module, file in ((network.extractor, extractor), (network.harmonizer, harmonizer)):
         try:
@@ -118,7 +122,7 @@ def fit_head(
     network.head.load_state_dict(head.state_dict())
     network.check_extractor()
     if idist.get_rank() == 0:
-        save_network(network, Path(path), read_json(Path(extractor).with_suffix(".json"), AGAIN), found)
+        save_network(network, Path(path), known, found)
     return found
 
 

@@ -103,8 +103,7 @@ def evaluate_folds(fold_dirs: Sequence[str], output_dir: str, n_bootstrap: int =
     study |= {"split": {"folds": [s["split"] for s in studies]}, "subjects": _pool_counts(studies)}
     study["groups"] = {name: group for s in studies for name, group in s["groups"].items()}
     output = Path(output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    tables[NETWORK].to_csv(output / "predictions.csv", index=False)
+    _write_table(output / "predictions.csv", tables[NETWORK])
     return _write(output, study, tables, n_bootstrap, seed)
 
 
@@ -158,9 +157,7 @@ def _write(output: Path, study: dict, tables: dict[str, pd.DataFrame], n: int, s
     }
     rows = [t.assign(baseline=k) for k, t in aligned.items() if k != NETWORK]
     columns = ["baseline", *(c for c in network.columns if all(c in r for r in rows))]
-    (pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)).to_csv(
-        output / "baseline_predictions.csv", index=False
-    )
+    _write_table(output / "baseline_predictions.csv", pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns))
     return _write_json(output / "metrics.json", results)
 
 
@@ -219,6 +216,11 @@ def _pool_counts(studies: list[dict]) -> dict:
 
 def _stack(paths: Sequence[Path], unit: str) -> pd.DataFrame:
     return pd.concat([read_predictions(p, unit).assign(fold=k) for k, p in enumerate(paths)], ignore_index=True)
+
+
+def _write_table(path: Path, table: pd.DataFrame) -> None:
+    with written_whole(path) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def _write_json(path: Path, results: dict) -> dict:

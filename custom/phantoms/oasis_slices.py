@@ -18,7 +18,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Resize, ResizeWithPadOrCrop
 
 from ..data.datalist import digest
-from ..data.prepare import save_image
+from ..data.prepare_record import save_image
 from ..paths import written_whole
 from ..transforms import ScaleBrainPercentiles
 from .head import EXTENT, Anatomy, scan_head

@@ -7,7 +7,6 @@ Whatever is wrong with a file is a :py:class:`BadScan` that names it.
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -18,20 +17,17 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from nibabel.arrayproxy import ArrayProxy
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from scipy.ndimage import distance_transform_edt
 
 from ..bids import repetition_time
-from ..errors import BadScan
+from ..claimed_size import refuse_claims
+from ..errors import BadScan, reading
+from ..inflate import voxels_of
 from ..mat_file import dataset, fmri_data
 from .bold_item import add_to_report
-from .claimed_size import refuse_claims
-from .inflate import voxels_of
 
 __all__ = ["LoadBOLDd", "estimate_brain_mask", "load_mat", "load_nifti"]
 
-DAMAGED = (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 MASKED = 0.2  # share of voxels without any signal from which a scan counts as masked already; air is noise, not 0
 FRAME_RANGE = "frame_range"  # key of a run's frames in a file of several runs
 THIN = 16  # fewer voxels along an axis than this, and nilearn's opening by 2 would take most of the brain away
@@ -109,17 +105,11 @@ def load_nifti(path: str, mask_path: str | None = None, frames: tuple[int, int] 
 
 def _read(path: str, dimensions: int, frames: tuple[int, int] | None = None) -> tuple[nib.Nifti1Image, np.ndarray]:
     """Read a file once, straight to float32; an axis of 1 at the end that is too many is taken off."""
-    try:
+    with reading(path, "no NIfTI"):
         file = nib.load(path)
-        if file.get_data_dtype().kind not in "biuf":
-            raise BadScan(f"{path}: holds {file.get_data_dtype()}, real numbers are wanted.")
         refuse_claims(file, path)
         with voxels_of(file) as voxels:
             array = np.asarray(voxels if frames is None else _frames_of(voxels, frames, path), dtype=np.float32)
-    except (FileNotFoundError, BadScan):
-        raise
-    except DAMAGED as error:
-        raise BadScan(f"{path}: damaged, or no NIfTI ({error}): copy or fetch it again.") from error
     if array.ndim == dimensions + 1 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != dimensions or array.size == 0:
@@ -231,7 +221,7 @@ class LoadBOLDd(MapTransform):
         d = dict(data)
         image_key, mask_key = self.keys
         path = str(d[image_key])
-        if path.endswith(".mat"):
+        if path.lower().endswith(".mat"):
             if FRAME_RANGE in d:
                 raise BadScan(f"{path}: has a {FRAME_RANGE}, which only a NIfTI may have: save each run as a file of its own.")
             d[image_key], d[mask_key] = load_mat(path, self.voxel_size, self.time_axis)

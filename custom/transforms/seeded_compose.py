@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import MetaTensor
-from monai.transforms import Compose
+from monai.transforms import Compose, RandomizableTrait, Transform
 from monai.utils import ImageMetaKey
 from numpy.random import RandomState
 from torch.utils.data import get_worker_info
@@ -24,6 +24,9 @@ class SeededCompose(Compose):
     MONAI seeds every worker: how many there are decides the augmentation. Here the seed of the dataset (of the epoch, see
     :py:class:`custom.handlers.EpochSeed`) and what names the item seed each call. An item drawn twice in an epoch by a sampler
     is augmented alike both times.
+
+    An item is named by what it is after the deterministic transforms, which is what MONAI's ``CacheDataset`` keeps: a row of
+    the datalist that is not in the cache holds more, and would else draw otherwise.
     """
 
     seed: int | None = None
@@ -35,9 +38,20 @@ class SeededCompose(Compose):
         return self
 
     def __call__(self, input_: Mapping[str, Any], start: int = 0, end: int | None = None, **options: Any) -> Any:
-        if self.seed is not None:
-            super().set_random_state(seed=zlib.crc32(f"{self.seed} {_name(input_)}".encode()))
-        return super().__call__(input_, start=start, end=end, **options)
+        first = self.get_index_of_first(_is_random)
+        if self.seed is None or first is None:
+            return super().__call__(input_, start=start, end=end, **options)
+        if start < first:
+            input_ = super().__call__(input_, start=start, end=first if end is None else min(first, end), **options)
+        if end is not None and end <= first:
+            return input_
+        super().set_random_state(seed=zlib.crc32(f"{self.seed} {_name(input_)}".encode()))
+        return super().__call__(input_, start=max(start, first), end=end, **options)
+
+
+def _is_random(transform: Any) -> bool:
+    """As ``CacheDataset`` asks it: what comes before is applied once, and kept."""
+    return isinstance(transform, RandomizableTrait) or not isinstance(transform, Transform)
 
 
 def _name(item: Mapping[str, Any]) -> str:

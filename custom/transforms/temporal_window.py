@@ -19,10 +19,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable, Transform
 from monai.utils import ImageMetaKey, convert_to_tensor
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
-from ..errors import BadScan
+from ..errors import BadScan, reading
 from .bold_item import scan_name
 
 __all__ = [
@@ -83,13 +81,13 @@ def map_bold(path: str | Path) -> MappedBOLD:
         raise BadScan(
             f"{path}: only an uncompressed .nii file can be read frame by frame: prepare the study, or decompress it."
         )
-    try:
+    with reading(path, "no NIfTI", "prepare the study again"):
         image = nib.load(path)
-    except (ImageFileError, HeaderDataError, ValueError, EOFError) as error:
-        raise BadScan(f"{path}: damaged, or no NIfTI ({error}): prepare the study again.") from error
     if len(image.shape) != 4:
         raise BadScan(f"{path}: a 4D scan is wanted, this one has shape {image.shape}.")
     voxels = image.dataobj
+    if voxels.dtype.kind not in "biuf":
+        raise BadScan(f"{path}: damaged, holds {voxels.dtype}, real numbers are wanted: prepare the study again.")
     missing = voxels.offset + int(np.prod(voxels.shape)) * voxels.dtype.itemsize - Path(path).stat().st_size
     if missing > 0:
         raise BadScan(f"{path}: the file is cut off, {missing} bytes are missing: prepare the study again.")

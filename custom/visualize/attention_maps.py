@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from torch import nn
 
-from ..data.prepare import scale_path
+from ..data.prepare_record import scale_path
 from ..errors import BadScan
 from ..networks.noise_level import NoiseLevels
 from ..networks.spatiotemporal_unet import SpatioTemporalDiffusionUNet

@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+import gzip
+import struct
 from pathlib import Path
 
 import pytest
 from bids_cases import EVENTS, put, read, save_run, write_small
 
-from custom.data.bids_layout import name_of
+from custom.data.bids_layout import name_of, timing
 from custom.data.bids_task import list_scans
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     return write_small(tmp_path / "raw")
+
+
+# headers
+
+
+def damaged(path: Path, place: int, content: bytes) -> Path:
+    header = bytearray(gzip.decompress(save_run(path).read_bytes()))
+    header[place : place + len(content)] = content
+    path.write_bytes(gzip.compress(bytes(header)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        (108, struct.pack("<f", float("inf"))),  # where the voxels begin
+        (108, struct.pack("<f", float("nan"))),
+        (252, struct.pack("<2hf", 1, 0, 9.0)),  # a quaternion, which has no length of 1
+    ],
+)
+def test_a_damaged_header_says_no_time(tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int, content: bytes):
+    """Preparation will reject the run, and the study is read."""
+    image = damaged(tmp_path / "sub-1_task-x_bold.nii.gz", place, content)
+    assert timing(image) == {"tr": None, "run_length": None}
+    assert f"{image}: damaged, or no NIfTI" in caplog.text
+
+
+def test_a_time_in_no_known_unit_says_nothing(tmp_path: Path):
+    image = damaged(tmp_path / "sub-1_task-x_bold.nii.gz", 123, b"\xff")
+    assert timing(image) == {"tr": None, "run_length": None}
 
 
 # preprocessed images

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import logging
 import shutil
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -299,6 +301,16 @@ def test_a_damaged_run_is_left_to_preparation(openfmri: Path, caplog: pytest.Log
     study = read_study(str(openfmri))
     assert study.records[1].columns["tr"] is None
     assert any("damaged, or no NIfTI" in message for message in caplog.messages)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_damaged_header_is_named(nilearn: Path, value: float):
+    file = nilearn / "subj1" / "bold.nii.gz"
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[108:112] = struct.pack("<f", value)  # where its voxels begin
+    file.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(ValueError, match=r"subj1/bold\.nii\.gz: damaged, or no NIfTI .*: fetch it again"):
+        read_study(str(nilearn))
 
 
 def test_the_real_runs(real_data: Path):

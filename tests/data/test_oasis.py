@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 import resource
 from pathlib import Path
@@ -268,6 +269,24 @@ def test_volumes_in_class_folders_go_by_their_middle_slice(tmp_path: Path):
     first, second, third = read_study(str(tmp_path), CLASSES, layout="class_folders").records
     assert first.subject == second.subject != third.subject
     assert first.name == "MildDemented_a"
+
+
+@pytest.mark.parametrize("keep", [0, 400])
+def test_a_truncated_picture_is_named(kaggle: Path, keep: int):
+    file = kaggle / "NonDemented" / "copy.JPG"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(
+        ValueError, match=r"NonDemented/copy\.JPG: damaged.*copy or fetch it again, or take it out of the study"
+    ):
+        read_study(str(kaggle), CLASSES, layout="class_folders")
+
+
+def test_a_volume_that_claims_more_than_it_holds_is_named(kaggle: Path):
+    content = bytearray(nib.Nifti1Image(np.zeros((9, 9, 9), np.float32), np.eye(4)).to_bytes())
+    content[42:44] = (30_000).to_bytes(2, "little")
+    (kaggle / "NonDemented" / "a.nii.gz").write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(ValueError, match=r"NonDemented/a\.nii\.gz: damaged. Expected .* bytes, got 3268"):
+        read_study(str(kaggle), CLASSES, layout="class_folders")
 
 
 # wrong

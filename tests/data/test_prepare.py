@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +23,11 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, Orientationd, RandFlipd, Transform
 from nilearn.signal import clean
+from trust.faults import in_child
 
 from custom.data import PARTS, Record, Study, prepare, read_datalist
-from custom.data.prepare import save_image, scale_path
+from custom.data.prepare_record import PASSING, Run, prepare_record, save_image, scale_path
+from custom.errors import BadScan
 from custom.transforms import (
     AxialSlicesd,
     CheckScand,
@@ -198,7 +206,7 @@ def nan_volume(path: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "truncated .img": (truncate, "Expected 1440 bytes, got 1340 bytes"),
+    "truncated .img": (truncate, "Expected 1440 bytes, got 1340"),
     "empty .img": (lambda p: p.write_bytes(b""), "s1.img"),
     "missing .hdr": (lambda p: p.with_suffix(".hdr").unlink(), "Cannot work out file type"),
     "garbage in .hdr": (lambda p: p.with_suffix(".hdr").write_bytes(b"x" * 348), "Cannot work out file type"),
@@ -416,3 +424,137 @@ def test_a_scale_that_went_missing_is_made_again(tmp_path: Path):
     assert contents(images) == before
     run(study, tmp_path / "data", transform=run_steps())
     assert len(CALLS) == 3
+
+
+# a run that was killed, and its workers
+
+
+def test_a_worker_whose_run_was_killed_writes_nothing(tmp_path: Path):
+    """The folder's lock is free then, and another run may be preparing into it."""
+    (record,) = make_study(tmp_path / "raw", 1).records
+    transform = Compose(steps())
+    run = Run.of_this_process(tmp_path / "data", transform, "float32")
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    orphaned = replace(run, owner=(process.pid, run.owner[1]))
+    with pytest.raises(SystemExit, match="was killed"):
+        prepare_record(record, transform, orphaned)
+    assert not (tmp_path / "data").exists()
+    for owner in (run.owner, (process.pid, "another machine")):  # of whose processes nothing is known here
+        assert isinstance(prepare_record(record, transform, replace(run, owner=owner))[1], list)
+        (tmp_path / "data/images/s0.json").unlink()
+
+
+def test_a_worker_whose_run_is_killed_while_it_writes_leaves_nothing_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (record,) = make_study(tmp_path / "raw", 1).records
+    transform = Compose([*steps(), AxialSlicesd("image", num_slices=3)])
+    asked = []
+
+    def killed_at_the_end(self: Run) -> None:
+        asked.append(1)
+        if len(asked) == 4:
+            raise SystemExit
+
+    monkeypatch.setattr(Run, "go_on", killed_at_the_end)
+    with pytest.raises(SystemExit):
+        prepare_record(record, transform, Run.of_this_process(tmp_path, transform, "float32"))
+    assert sorted(contents(tmp_path / "images")) == [f"s0_slice-{i:03d}.nii" for i in (2, 5, 7)]
+
+
+def test_an_image_by_another_recipe_is_made_again(tmp_path: Path):
+    """A worker that outlived its run has written it into the folder since it was emptied."""
+    study = make_study(tmp_path / "raw", 2)
+    run(study, tmp_path / "new")
+    other = Run.of_this_process(tmp_path / "old", RandFlipd("image"), "float32")
+    prepare_record(study.records[0], Compose(steps()), other)
+    for name, content in contents(tmp_path / "old" / "images").items():
+        (tmp_path / "new" / "images" / name).write_bytes(content)
+    before = contents(tmp_path / "new")
+    CALLS.clear()
+    run(study, tmp_path / "new")
+    assert CALLS == ["s0"]
+    assert contents(tmp_path / "new")["images/s0.json"] != before["images/s0.json"]
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+import torch
+from monai.data import MetaTensor
+from custom.data import Record, Study, prepare
+class Slow:
+    def __init__(self, value): self.value = value
+    def __call__(self, item):
+        Path(item["image"]).touch()
+        time.sleep(1)
+        return {"image": MetaTensor(torch.full((1, 2, 2, 2), self.value))}
+class AllTraining:
+    def parts(self, records): return ["training"] * len(records)
+    def describe(self): return {}
+folder, raw, value, workers = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+records = [Record(f"s{i}", f"s{i}", f"{raw}/s{i}.nii", 0) for i in range(4)]
+prepare(Study("s", records, ["a"]), Slow(value), AllTraining(), folder, folder + "/datalist.json", workers)
+"""
+
+
+@pytest.mark.slow  # workers of their own import for seconds
+def test_a_killed_run_and_its_workers(tmp_path: Path):
+    """Killed alone, not with its workers; the folder is deleted, and prepared by another recipe while they still live."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = [sys.executable, str(tmp_path / "slow.py"), str(tmp_path / "data"), str(tmp_path / "raw")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    first = subprocess.Popen([*command, "1.0", "2"], env=environment)
+    while not list((tmp_path / "raw").iterdir()):  # a worker works
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    shutil.rmtree(tmp_path / "data")
+    time.sleep(2)
+    assert not list(tmp_path.glob("data/images/*")), "written after its run was killed"
+    subprocess.run([*command, "2.0", "1"], env=environment, check=True)
+    assert {float(array_of(file).max()) for file in (tmp_path / "data/images").glob("*.nii")} == {2.0}
+
+
+# what is wrong with the machine
+
+
+@pytest.mark.parametrize("number", PASSING, ids=lambda number: errno.errorcode[number])
+def test_a_passing_fault_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int):
+    """The scan is as good as before: listed as rejected it would be missing from the study."""
+    study = make_study(tmp_path / "raw", 2)
+
+    def fail(calls: int) -> None:
+        if calls == 2:
+            raise BadScan("could not be read") from OSError(number, os.strerror(number), study.records[1].image)
+
+    monkeypatch.setattr(Counted, "then", staticmethod(fail))
+    with pytest.raises(OSError, match=r"run the same command again.*s1\.img") as caught:
+        run(study, tmp_path / "data")
+    assert caught.value.errno == number
+    assert not (tmp_path / "data" / "rejected.csv").exists()
+    monkeypatch.setattr(Counted, "then", staticmethod(lambda calls: None))
+    run(study, tmp_path / "data")
+    assert rejected(tmp_path / "data") == []
+
+
+def test_too_many_open_files_are_no_fault_of_the_scan(tmp_path: Path):
+    """nibabel says of a file that it cannot open that its type is unknown."""
+    (record,) = make_study(tmp_path / "raw", 1).records
+
+    def work() -> None:
+        transform = Compose(steps()[1:])
+        run = Run.of_this_process(tmp_path / "data", transform, "float32")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        taken = []
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        prepare_record(record, transform, run)
+
+    outcome = in_child(work, tmp_path / "log")
+    assert "OSError: [Errno 24] Too many open files: raise the limit of open files" in outcome.error
+    assert record.image in outcome.error

@@ -12,7 +12,9 @@ from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 from monai.handlers import LrScheduleHandler
 from monai.transforms import RandGaussianNoised
+from trust.faults import in_child
 
+from custom.folder_lock import FolderLock
 from custom.handlers import EpochSeed, TrainingState
 
 CPU = torch.device("cpu")
@@ -160,3 +162,36 @@ def test_two_processes_augment_an_item_alike_and_drop_out_differently(monkeypatc
     *others, again = draw(0, 1)
     assert again == augmented
     assert not set(others) & set(dropped)
+
+
+def test_a_new_training_leaves_nothing_of_an_older_one_to_resume(tmp_path: Path):
+    """Killed in its first epoch, it begins again; it does not go on with the older one's weights."""
+    train(tmp_path, epochs=2)
+    with pytest.raises(Killed):
+        train(tmp_path, epochs=3, kill_at=2)
+    assert not (tmp_path / "last.pt").exists()
+    trainer, resumed = train(tmp_path, epochs=3, resume=True)
+    assert trainer.state.iteration == 9
+    _, uninterrupted = train(tmp_path / "other", epochs=3)
+    assert_equal(resumed, uninterrupted)
+
+
+def test_a_training_that_is_refused_leaves_the_older_state(tmp_path: Path):
+    train(tmp_path, epochs=1)
+    state = (tmp_path / "last.pt").read_bytes()
+    with FolderLock(tmp_path):
+        outcome = in_child(lambda: train(tmp_path, epochs=1), tmp_path / "log")
+    assert "FolderInUse" in outcome.error
+    assert (tmp_path / "last.pt").read_bytes() == state
+
+
+def test_a_later_round_of_a_federation_keeps_the_state(tmp_path: Path):
+    """Its engine starts anew for every round, at the epoch that it has come to."""
+    trainer, _ = train(tmp_path, epochs=1)
+    state = (tmp_path / "last.pt").read_bytes()
+    trainer.state.max_epochs = 2
+    trainer.add_event_handler(Events.EPOCH_STARTED, trainer.terminate)
+    kept = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: kept.append((tmp_path / "last.pt").read_bytes()))
+    trainer.run()
+    assert kept == [state]

@@ -258,3 +258,41 @@ def test_weights_are_loaded_without_an_engine_and_as_strictly(tmp_path: Path):
         load_verified(path, torch.nn.Linear(3, 1))
     with pytest.raises(FileNotFoundError, match="there are no weights"):
         load_verified(str(tmp_path / "none.pt"), network)
+
+
+def test_weights_of_another_training_than_is_told_of_are_refused(tmp_path: Path):
+    """``model.json`` of split A would let weights of split B be tested on what they have seen."""
+    train(tmp_path, [0.5], 1)
+    path, network = tmp_path / "model.pt", torch.nn.Linear(2, 1)
+    before = network.weight.clone()
+    torch.save(torch.nn.Linear(2, 1).state_dict(), path)
+    for datalist in (DATALIST, None):
+        with pytest.raises(ValueError, match=r"model\.pt is not the file that .*model\.json tells of .*--resume True"):
+            load(path, network, datalist)
+    assert torch.equal(network.weight, before)
+    told = json.loads((tmp_path / "model.json").read_text())
+    del told["weights_sha256"]
+    (tmp_path / "model.json").write_text(json.dumps(told))
+    load(path, network, DATALIST)
+
+
+def test_a_training_killed_between_weights_and_what_tells_of_them_is_refused_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    train(tmp_path / "whole", [0.5, 0.9, 0.7], 3)
+    train(tmp_path / "killed", [0.5], 1)
+
+    def kill(self: BestModel, engine: Engine) -> dict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BestModel, "_provenance", kill)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", [0.5, 0.9, 0.7], 3, resume=True)
+    monkeypatch.undo()
+    assert saved_epoch(tmp_path / "killed") == 1
+    with pytest.raises(ValueError, match="is not the file that"):
+        load(tmp_path / "killed/model.pt", torch.nn.Linear(2, 1), DATALIST)
+    train(tmp_path / "killed", [0.5, 0.9, 0.7], 3, resume=True)
+    one, other = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed"))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    load(tmp_path / "killed/model.pt", torch.nn.Linear(2, 1), DATALIST)

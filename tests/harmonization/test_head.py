@@ -103,3 +103,12 @@ def test_table_is_mapped_row_by_row():
     found = apply_to_table(affine, x, ["A", "B", "B", "A"])
     np.testing.assert_allclose(found[[0, 3]], x[[0, 3]])
     np.testing.assert_allclose(found[[1, 2]], 2 * x[[1, 2]] + [1, -1])
+
+
+def test_extractor_that_is_not_the_one_told_of_is_refused(stages):
+    """Beside it lies what another training tells, killed after it had written its weights."""
+    network, paths = stages
+    Path(paths["extractor"]).with_suffix(".json").write_text(json.dumps({"seen_subjects": ["x"], "weights_sha256": "0" * 64}))
+    with pytest.raises(ValueError, match=r"extractor\.pt is not the file that .*extractor\.json tells of"):
+        fit_head(network, **paths)
+    assert not Path(paths["path"]).exists()

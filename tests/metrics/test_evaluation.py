@@ -234,3 +234,23 @@ def test_a_unit_without_the_column_is_named(tmp_path):
     datalist["test"][0]["site"] = None
     with pytest.raises(ValueError, match=datalist["test"][0]["subject"]):
         run(tmp_path, datalist, within="site")
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "baseline_predictions.csv"])
+def test_a_table_is_written_whole_or_not_at_all(tmp_path, monkeypatch, name):
+    folds = [str(tmp_path / str(k)) for k in range(2)]
+    for k in range(2):
+        run(tmp_path / str(k), study(20 * k))
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / name).write_text("earlier")
+    real = pd.DataFrame.to_csv
+
+    def full(table, path, **options):
+        real(table, path, **options)
+        if str(path).endswith(name) and ("baseline" in name) == ("baseline_" in str(path)):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", full)
+    with pytest.raises(OSError, match="free some space"):
+        evaluate_folds(folds, str(tmp_path / "all"), n_bootstrap=10)
+    assert (tmp_path / "all" / name).read_text() == "earlier"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -190,3 +191,15 @@ def test_files_that_cannot_be_mapped_are_refused(tmp_path: Path):
         map_bold(tmp_path / "c.nii")
     with pytest.raises(FileNotFoundError):
         map_bold(tmp_path / "d.nii")
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 2), np.complex64), AFFINE), tmp_path / "e.nii")
+    with pytest.raises(BadScan, match=r"e\.nii: damaged, holds complex64"):
+        map_bold(tmp_path / "e.nii")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_scan_that_begins_nowhere_is_refused(tmp_path: Path, value: float):
+    content = bytearray(Path(write(tmp_path / "a.nii")).read_bytes())
+    content[108:112] = struct.pack("<f", value)
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(BadScan, match=r"a\.nii: damaged.*prepare the study again"):
+        map_bold(tmp_path / "a.nii")

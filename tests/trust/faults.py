@@ -8,8 +8,10 @@ forked process, so that none outlives it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -25,9 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import torch
 from tqdm import tqdm
+
+import custom.paths
+from custom.folder_lock import LEFTOVER
 
 NEW_MOUNTS = 0x00020000  # CLONE_NEWNS
 LIMIT = 180.0  # seconds after which a forked process counts as hanging
@@ -122,21 +126,21 @@ def in_child(work: Callable[[], Any], log: Path, kill_after: float | None = None
 
 
 def killed_in_a_write(work: Callable[[], Any], number: int) -> None:
-    """Do some work in this process, which is killed when half of the n-th image or checkpoint is on the disc."""
-    written = 0
+    """Do some work in this process, which is killed at a write: at 1 with half of the first file on the disc, at 2 as soon as
+    that file has its name, at 3 with half of the second one, and so on: tensors, images, tables and JSON alike.
+    """
+    replace, moments = os.replace, itertools.count(1)
 
-    def dying(save: Callable[..., None]) -> Callable[..., None]:
-        def half(thing: Any, path: Any, *rest: Any, **options: Any) -> None:
-            nonlocal written
-            save(thing, path, *rest, **options)
-            written += 1
-            if written == number:
-                os.truncate(path, os.path.getsize(path) // 2)
-                os.kill(os.getpid(), signal.SIGKILL)
+    def dying(source: Any, target: Any, **options: Any) -> None:
+        ours = LEFTOVER.fullmatch(Path(source).name)
+        if ours and next(moments) == number:
+            os.truncate(source, os.path.getsize(source) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target, **options)
+        if ours and next(moments) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-        return half
-
-    torch.save, nib.save = dying(torch.save), dying(nib.save)
+    os.replace = dying
     work()
 
 
@@ -181,6 +185,23 @@ def mount_disc(folder: Path, size: int) -> None:
 def remount(folder: Path, options: str) -> None:
     """Change the size of a disc (``size=…``) or whether it can be written (``ro``)."""
     subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+@contextmanager
+def no_room_for(name: str) -> Iterator[None]:
+    """Let the disc be full when a file of this name is written."""
+    real = custom.paths.on_disc
+
+    def full(path: Path) -> None:
+        if path.name.endswith(f"-{name}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(path)
+
+    custom.paths.on_disc = full
+    try:
+        yield
+    finally:
+        custom.paths.on_disc = real
 
 
 # ---- memory and time of readers

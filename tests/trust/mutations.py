@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from trust.faults import chain, in_child, limit_memory, limit_time, peak
 
 FEWEST = 12  # mutated files of a reader
+SPREAD = 24  # single bits flipped in a file that has checksums, from its beginning to its end
 SECONDS = 20  # per file
 MEMORY = 2 * 2**30  # bytes that a reader may ask for
 PEAK = 300 * 2**20  # bytes that it may use
@@ -53,30 +55,54 @@ def mutated(rng: random.Random, blob: bytes) -> tuple[str, bytes]:
     return kind.__name__, kind(rng, blob)
 
 
+def spread(blob: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield copies in which one bit is flipped, at places from the first byte to the last."""
+    for number in range(SPREAD):
+        place = number * (len(blob) - 1) // (SPREAD - 1)
+        yield "a bit flipped", blob[:place] + bytes([blob[place] ^ 1 << number % 8]) + blob[place + 1 :]
+
+
+def copies(rng: random.Random, blobs: dict[Path, bytes], rounds: int, checksum: bool) -> Iterator[tuple[Path, str, bytes]]:
+    """Yield damaged copies of files, what was done to each, and which file is to hold it."""
+    for file in islice(cycle(blobs), rounds):
+        yield file, *mutated(rng, blobs[file])
+    if checksum:
+        yield from ((file, *copy) for file, blob in blobs.items() for copy in spread(blob))
+
+
 # ---- fuzzing
 
 
 def fuzz(
-    files: list[Path], rounds: int, seed: str, read: Callable[[Path], Any], judge: Callable[[Exception], bool], good: Any
+    files: list[Path],
+    rounds: int,
+    seed: str,
+    read: Callable[[Path], Any],
+    judge: Callable[[Exception], bool],
+    good: Any,
+    checksum: bool = False,
 ) -> dict[str, Any]:
-    """Damage files in turn and read each; return how often what happened. Runs in a process of its own."""
-    rng, counts, faults, before = random.Random(seed), Counter(), [], peak()
+    """Damage files in turn and read each; return how often what happened. Runs in a process of its own.
+
+    What is read with other values is a fault where the format has checksums, except of a copy that has its own.
+    """
+    counts, faults, before = Counter[str](), [], peak()
     blobs = {file: file.read_bytes() for file in files}
     limit_memory(MEMORY)
-    for number in range(rounds):
-        file = files[number % len(files)]
-        kind, content = mutated(rng, blobs[file])
+    for number, (file, kind, content) in enumerate(copies(random.Random(seed), blobs, rounds, checksum)):
         file.write_bytes(content)
         limit_time(SECONDS)
         try:
-            counts["read as before" if read(file) == good else "read with other values"] += 1
+            outcome, fault = ("read as before", "") if read(file) == good else ("read with other values", "other values")
+            fault = fault if checksum and kind != inside_gzip.__name__ else ""
         except Exception as error:
-            documented = judge(error)
-            counts["refused by documented error" if documented else "another error"] += 1
-            if not documented:
-                faults.append(f"{file.name}, round {number}, {kind}: {chain(error)[-600:]}")
-                (file.parent / f"kept-{number}-{file.name}").write_bytes(content)
+            fault = "" if judge(error) else chain(error)[-600:]
+            outcome = "another error" if fault else "refused by documented error"
         limit_time(0)
+        counts[outcome] += 1
+        if fault:
+            faults.append(f"{file.name}, round {number}, {kind}: {fault}")
+            (file.parent / f"kept-{number}-{file.name}").write_bytes(content)
         file.write_bytes(blobs[file])
     return {"counts": counts, "faults": faults[:10], "more": peak() - before}
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 from bundle_cases import Case, Paths, run_workflow
-from trust.faults import Child, chain, clock_shifted, contents, in_child, mount_disc, temporaries
+from trust.faults import LIMIT, Child, chain, clock_shifted, contents, in_child, mount_disc, temporaries
 
 EPOCHS = 3
+THOROUGH = 12  # rounds from which on the dear faults are injected too
 
 
 def preparation(case: Case, raw: str, data: Path, shift: float = 0, **more: Any) -> None:
@@ -92,7 +93,8 @@ def killed_at_random(work: Callable[[], Any], folder: Path, seconds: float, rng:
 def seconds_of(work: Callable[[], Any], log: Path) -> float:
     """Return how long a run takes that nothing disturbs."""
     began = time.monotonic()
-    assert in_child(work, log).error == ""
+    outcome = in_child(work, log)
+    assert outcome.succeeded, f"signal {outcome.signal}: {outcome.error}"
     return time.monotonic() - began
 
 
@@ -136,11 +138,12 @@ FULL = ("No space left on device", "free some space and run the same command aga
 def stopped(work: Callable[[], Any], lock: Path, log: Path) -> Iterator[None]:
     """Start a run, hold it still once it has taken its folder, and kill it in the end."""
     child = Child(work, log)
-    while not (lock.exists() and lock.read_text()):
-        assert child.wait(0) is None, log.read_text()[-2000:]
-        time.sleep(0.005)
-    os.kill(child.pid, signal.SIGSTOP)
     try:
+        while not (lock.exists() and lock.read_text()):
+            assert child.wait(0) is None, f"it ended before it took its folder: {log.read_text()[-2000:]}"
+            assert time.monotonic() - child.began < LIMIT, f"no {lock} after {LIMIT:g} s, see {log}"
+            time.sleep(0.005)
+        os.kill(child.pid, signal.SIGSTOP)
         yield
     finally:
         child.kill()

@@ -6,7 +6,6 @@ Nothing completed is lost, nothing half-written is taken for whole, and every re
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import re
@@ -25,47 +24,41 @@ import pytest
 import torch
 from bundle_cases import ROOT, Case, Paths, command, raises_beneath, run_workflow
 from monai.bundle import ConfigWorkflow
-from trust.faults import contents, half_written, in_child, killed_in_a_write, remount, set_times, temporaries, why_no_mounts
+from trust.faults import Outcome, contents, half_written, in_child, killed_in_a_write, set_times
 from trust.mutations import FEWEST, check, fuzz
 from trust.runs import (
     EPOCHS,
-    FULL,
+    THOROUGH,
     Payload,
     assert_trained_alike,
     broken_checkpoints,
     done,
     epoch_of,
     killed_at_random,
-    on_disc,
     preparation,
-    refused,
     seconds_of,
-    state,
     stopped,
     training,
 )
 
-from custom.data.prepare import _prepare_record
+from custom.data.prepare_record import Run, prepare_record
 from custom.errors import BadScan
 from custom.folder_lock import FolderInUse
 from custom.handlers import load_verified
 
 YEAR = 365.25 * 86400
-THOROUGH = 12  # rounds from which on the dear faults are injected too
+MOMENTS = 12  # of a killed write: half of each of six files, and right after it; a small run has no more
 Record = Callable[..., None]
-
-
-@pytest.fixture(scope="session")
-def discs() -> None:
-    """Skip where no small disc can be mounted."""
-    reason = why_no_mounts()
-    if reason:
-        pytest.skip(f"no disc can be mounted: {reason}")
 
 
 def affordable(rounds: int, seconds: float) -> int:
     """Return how many rounds of so many seconds are run: dear ones are run less often."""
     return max(1, min(rounds, 20, int(60 / seconds)))
+
+
+def finished(outcome: Outcome) -> None:
+    """A process that was killed has no error to tell of either."""
+    assert outcome.succeeded, f"signal {outcome.signal}: {outcome.error}"
 
 
 # ---- kill -9, and a clock that jumps between the runs
@@ -85,13 +78,13 @@ def test_killed_preparation(case: Case, prepared: Paths, tmp_path: Path, rounds:
         killed_at_random(work, folder, seconds, rng, log)
         assert half_written(folder, reference) == []
         set_times(folder, rng)
-        outcome = in_child(partial(killed_in_a_write, work, rng.randint(1, 3)), log)
+        outcome = in_child(partial(killed_in_a_write, work, rng.randint(1, MOMENTS)), log)
         assert outcome.signal or outcome.succeeded, outcome.error
         in_write += outcome.signal == signal.SIGKILL
         assert half_written(folder, reference) == []
         set_times(folder, rng)
         complete = done(folder)
-        assert in_child(partial(preparation, case, prepared.raw, folder), log).error == ""
+        finished(in_child(partial(preparation, case, prepared.raw, folder), log))
         assert contents(folder) == reference
         assert {name: done(folder)[name] for name in complete} == complete, "prepared again"
     record(AT_RANDOM.format("preprocess"), case.name, "bit-equal after rerun", number_of_rounds)
@@ -111,12 +104,12 @@ def test_killed_training(case: Case, trained: Paths, tmp_path: Path, rounds: int
         killed_at_random(work, folder, seconds, rng, log)
         epoch = epoch_of(folder / "models")
         set_times(folder, rng)
-        outcome = in_child(partial(killed_in_a_write, partial(work, resume=True), rng.randint(1, 3)), log)
+        outcome = in_child(partial(killed_in_a_write, partial(work, resume=True), rng.randint(1, MOMENTS)), log)
         assert outcome.signal or outcome.succeeded, outcome.error
         in_write += outcome.signal == signal.SIGKILL
         assert epoch_of(folder / "models") >= epoch, "completed epochs are lost"
         set_times(folder, rng)
-        assert in_child(partial(training, case, trained.data, folder, resume=True), log).error == ""
+        finished(in_child(partial(training, case, trained.data, folder, resume=True), log))
         assert_trained_alike(folder / "models", trained.models)
     record(AT_RANDOM.format("train"), case.name, "bit-equal after --resume", number_of_rounds)
     record(IN_A_WRITE.format("train"), case.name, "bit-equal after --resume", in_write)
@@ -151,102 +144,31 @@ def test_killed_command(case: Case, trained: Paths, workflow: str, tmp_path: Pat
     record(f"kill -9 of the command and its workers, {workflow}", case.name, "bit-equal after rerun")
 
 
-# ---- full and read-only discs
-
-
-def test_full_disc_in_preparation(case: Case, prepared: Paths, discs: None, tmp_path: Path, record: Record) -> None:
-    reference = contents(prepared.data)
-
-    def scenario(disc: Path) -> None:
-        work = partial(preparation, case, prepared.raw, disc / "data")
-        assert refused(work, *FULL, str(disc / "data")) == ""
-        kept = done(disc / "data")
-        assert kept
-        assert half_written(disc / "data", reference) == []
-        assert not (disc / "data/datalist.json").exists()
-        assert temporaries(disc) == []
-        remount(disc, "size=1g")
-        work()
-        assert contents(disc / "data") == reference
-        assert {name: done(disc / "data")[name] for name in kept} == kept
-
-    size = sum(file.stat().st_size for file in Path(prepared.data).rglob("*") if file.is_file())
-    on_disc(scenario, int(0.6 * size), tmp_path)
-    record("full disc in preprocess", case.name, "OSError names file and remedy; bit-equal once there is room")
-
-
-def test_full_disc_in_training(case: Case, trained: Paths, discs: None, tmp_path: Path, record: Record) -> None:
-    """The first epoch's checkpoints fit, the second's temporary one does not."""
-
-    def scenario(disc: Path) -> None:
-        more = {"ckpt_dir": str(disc), "output_dir": str(tmp_path / "eval")}
-        assert refused(partial(training, case, trained.data, tmp_path, **more), str(disc), "run the same command again") == ""
-        assert all(state(file) for file in disc.glob("*.pt"))
-        assert state(disc / "last.pt")["trainer"]["epoch"] >= 1
-        assert temporaries(disc) == []
-        remount(disc, "size=1g")
-        training(case, trained.data, tmp_path, resume=True, **more)
-        assert_trained_alike(disc, trained.models)
-
-    best = next(file for name in ("extractor.pt", "model.pt") if (file := trained.models / name).exists())
-    size = best.stat().st_size + (trained.models / "last.pt").stat().st_size
-    on_disc(scenario, int(1.1 * size) + 32_768, tmp_path)
-    record("full disc in train", case.name, "OSError names file and remedy; bit-equal after --resume once there is room")
-
-
-def test_full_disc_in_evaluation(case: Case, trained: Paths, discs: None, tmp_path: Path, rounds: int, record: Record) -> None:
-    """What an earlier evaluation wrote stays as it is."""
-    earlier = {"predictions.csv": "earlier", "metrics.json": "{}", "report.html": "earlier"}
-
-    def scenario(disc: Path) -> None:
-        for name, text in earlier.items():
-            (disc / name).write_text(text)
-        with pytest.raises(OSError, match="No space"):
-            (disc / "filler").write_bytes(bytes(2**20))
-        override = trained.train | {"output_dir": str(disc)} | case.evaluate
-        work = partial(run_workflow, case, "train", "evaluate", **override)
-        assert refused(work, *FULL, str(disc)) == ""
-        assert {name: (disc / name).read_text() for name in earlier} == earlier
-        if rounds >= THOROUGH:
-            remount(disc, "size=1g")
-            work()
-            assert json.loads((disc / "metrics.json").read_text())["models"]
-        assert temporaries(disc) == []
-
-    on_disc(scenario, 65_536, tmp_path)
-    record("full disc in evaluate", case.name, "OSError names file and remedy; earlier results intact")
-
-
-def test_read_only_output(case: Case, prepared: Paths, discs: None, tmp_path: Path, record: Record) -> None:
-    def scenario(disc: Path) -> None:
-        remount(disc, "ro")
-        told = ("Read-only file system", "give a folder that can be written", str(disc))
-        assert refused(partial(preparation, case, prepared.raw, disc / "data"), *told) == ""
-        more = {"ckpt_dir": str(disc / "models"), "output_dir": str(tmp_path / "eval")}
-        assert refused(partial(training, case, prepared.data, tmp_path, **more), *told) == ""
-        more = {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(disc / "eval")}
-        tensorboard = partial(training, case, prepared.data, tmp_path, **more)
-        assert refused(tensorboard, "Read-only file system", str(disc / "eval")) == ""
-
-    on_disc(scenario, 65_536, tmp_path)
-    record("read-only output, preprocess and train", case.name, "OSError names file and remedy", 3)
-
-
 # ---- two runs into one folder
 
 
-@pytest.mark.parametrize("workflow", ["preprocess", "train"])
-def test_two_runs_into_one_folder(case: Case, prepared: Paths, workflow: str, tmp_path: Path, record: Record) -> None:
-    """The second is refused and touches nothing; that the lock of a killed run counts for nothing is shown above."""
-    folder = tmp_path / ("data" if workflow == "preprocess" else "models")
-    work = partial(preparation, case, prepared.raw, folder)
-    if workflow == "train":
-        work = partial(training, case, prepared.data, tmp_path, epochs=1)
+@pytest.mark.parametrize("workflow", ["preprocess", "train", "evaluate"])
+def test_two_runs_into_one_folder(case: Case, trained: Paths, workflow: str, tmp_path: Path, record: Record) -> None:
+    """The second is refused and touches nothing, neither the record of the first nor what TensorBoard reads."""
+    folder = tmp_path / {"preprocess": "data", "train": "models", "evaluate": "eval"}[workflow]
+    evaluation = trained.train | {"output_dir": str(folder)} | case.evaluate
+    work = {
+        "preprocess": partial(preparation, case, trained.raw, folder),
+        "train": partial(training, case, trained.data, tmp_path, epochs=1),
+        "evaluate": partial(run_workflow, case, "train", "evaluate", **evaluation),
+    }[workflow]
+    (tmp_path / "eval/runs").mkdir(parents=True)
+    (tmp_path / f"eval/runs/{workflow}.json").write_text("of the first run")
+
+    def everything() -> dict[str, bytes]:
+        files = [file for file in tmp_path.rglob("*") if file.is_file() and file.name != "log"]
+        return {str(file.relative_to(tmp_path)): file.read_bytes() for file in files}
+
     with stopped(work, folder / ".lock", tmp_path / "log"):
-        before = contents(folder)
+        before = everything()
         with raises_beneath(FolderInUse, "is being written by process .*: wait until it has ended"):
             work()
-        assert contents(folder) == before
+        assert everything() == before
     record(f"second {workflow} into the same folder", case.name, "refused by FolderInUse, nothing touched")
 
 
@@ -312,11 +234,12 @@ def test_raw_scans_of_a_bundle(case: Case, prepared: Paths, tmp_path: Path, roun
         file.write_bytes(Path(source).read_bytes())
     inputs = {key: str(files.get(path, path)) for key, path in first.inputs.items()}
     record_ = replace(first, image=str(files[first.image]), inputs=inputs)
+    run = Run.of_this_process(tmp_path, transform, "float32")
 
     def read(file: Path) -> str:
         """Prepare the scan anew; what is wrong with it comes back as a text."""
         (tmp_path / "images" / f"{record_.name}.json").unlink(missing_ok=True)
-        rows = _prepare_record(record_, transform, tmp_path, "float32")[1]
+        rows = prepare_record(record_, transform, run)[1]
         if isinstance(rows, str):
             raise BadScan(rows)
         for row in rows:

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from scipy.stats import spearmanr
 from torch import nn
 
-from custom.data.prepare import scale_path
+from custom.data.prepare_record import scale_path
 from custom.errors import BadScan
 from custom.networks.noise_level import NoiseLevels
 from custom.networks.spatiotemporal_unet import SpatioTemporalDiffusionUNet

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -7,8 +9,8 @@ import numpy as np
 import pytest
 
 from custom.errors import BadScan
+from custom.inflate import bytes_held, voxels_of
 from custom.transforms import LoadScand
-from custom.transforms.inflate import voxels_of
 from custom.transforms.load_bold import load_nifti
 
 VOXELS = np.random.default_rng(0).integers(-1000, 1000, (4, 5, 6, 7)).astype(np.int16)
@@ -50,8 +52,19 @@ def test_a_wrong_checksum_is_refused(tmp_path: Path, name: str):
     np.testing.assert_array_equal(nib.load(path).dataobj, VOXELS)
     with pytest.raises(BadScan, match=f"{name}: damaged"):
         load_nifti(str(path))
-    with pytest.raises(OSError, match="CRC check failed"):
+    with pytest.raises(BadScan, match=f"{name}: damaged.*CRC check failed"):
         LoadScand(keys="image", reader="NibabelReader")({"image": path})
+
+
+def test_the_checksum_of_a_file_larger_than_a_buffer(tmp_path: Path):
+    """Of a small one the checksum is in memory, and compared, as soon as the voxels are."""
+    noise = np.random.default_rng(0).integers(-30000, 30000, (32, 32, 32, 32)).astype(np.int16)
+    path = save(tmp_path / "a.nii.gz", noise)
+    assert path.stat().st_size > 1 << 20
+    content = bytearray(path.read_bytes())
+    path.write_bytes(bytes(content[:-8]) + b"1234" + bytes(content[-4:]))
+    with pytest.raises(BadScan, match=r"a\.nii\.gz: damaged.*CRC check failed"):
+        load_nifti(str(path))
 
 
 def test_some_frames_do_not_spare_the_checksum(tmp_path: Path):
@@ -76,3 +89,26 @@ def test_a_mask_whose_file_is_smaller_than_a_head(tmp_path: Path):
     mask = save(tmp_path / "mask.nii.gz", np.ones((4, 5, 6), np.uint8))
     assert mask.stat().st_size < 352
     assert load_nifti(str(image), str(mask))[1].shape == (1, 4, 5, 6)
+
+
+def test_a_usual_claim_costs_no_pass_through_the_file(tmp_path: Path):
+    """It is broken in the middle, which nobody notices here: the reader of the voxels will."""
+    path = save(tmp_path / "a.nii.gz")
+    content = path.read_bytes()
+    path.write_bytes(content[:300] + bytes(300) + content[600:])
+    claimed = 352 + VOXELS.nbytes
+    assert bytes_held(path, claimed) == claimed
+    with pytest.raises((zlib.error, OSError)):
+        bytes_held(path, claimed + 1)
+
+
+def test_any_other_claim_is_counted(tmp_path: Path):
+    path = save(tmp_path / "a.nii.gz")
+    held = 352 + VOXELS.nbytes
+    assert bytes_held(path, 4 * held) == held
+    assert bytes_held(path, 2**32 + held) == held  # which the length at the end of the file does not contradict
+    plain = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(plain[:500]) + gzip.compress(plain[500:]))  # whose last length is of a part
+    assert bytes_held(path, held) == held
+    path.write_bytes(path.read_bytes() + bytes(512))  # a tape's blocks
+    assert bytes_held(path, held) == held
