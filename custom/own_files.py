@@ -1,4 +1,4 @@
-"""Read the small files that a run leaves for the next one: json, and tensors. A damaged one is an error that names it.
+"""Read the small files that a run leaves for the next one: json, tables, tensors. A damaged one is an error that names it.
 
 Tensors are loaded with ``weights_only=True``: what a checkpoint holds beside tensors and plain Python values, such as pickled
 code, is refused and not executed.
@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from .errors import DAMAGED_ARCHIVE
 
-__all__ = ["load_tensors", "read_json"]
+__all__ = ["load_tensors", "read_json", "read_table"]
 
 # what torch.load makes of a damaged file
 DAMAGED = (*DAMAGED_ARCHIVE, pickle.UnpicklingError, MemoryError, AttributeError, AssertionError)
+
+
+NAMES = ("subject", "scan", "site")  # 007 is no number
 
 
 def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
@@ -37,6 +42,23 @@ def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{file} is damaged (it holds a {type(content).__name__}): {remedy}")
     return content
+
+
+def read_table(path: str | Path, remedy: str, columns: Collection[str] = ()) -> pd.DataFrame:
+    """Return a CSV whose numbers are those that were written to the last bit, and whose names are text.
+
+    Raises:
+        FileNotFoundError: if it is absent.
+        ValueError: if it is damaged, or lacks one of the columns; names the file and what to do.
+    """
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), float_precision="round_trip")
+    except ValueError as error:  # pandas' own errors are such
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
+    lacking = [column for column in columns if column not in table]
+    if lacking:
+        raise ValueError(f"{path} is damaged (it has no column {lacking[0]}): {remedy}")
+    return table
 
 
 def load_tensors(path: str | Path, remedy: str, map_location: Any = "cpu") -> dict[str, Any]:

@@ -36,6 +36,8 @@ __all__ = ["Run", "prepare_record", "save_image", "scale_path", "steps_of"]
 # fault of the program and stops the run
 BAD_INPUT = (BadScan, OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError)
 
+DELETE = "delete it, and the scan is prepared again."
+
 # what is wrong with the machine, now, and not with the scan: listed as rejected it would be missing from the study for good
 PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOMEM)
 
@@ -98,7 +100,9 @@ def _done(record: Record, run: Run) -> list[dict] | None:
     done = _listing(record, run)
     if not done.is_file():
         return None
-    content = read_json(done, "delete it, and the scan is prepared again.")
+    content = read_json(done, DELETE)
+    if not {"source", "images"} <= content.keys() or not all("image" in row for row in content["images"]):
+        raise ValueError(f"{done} is damaged (it does not say what was written): {DELETE}")
     if content["source"] != record.image:
         raise ValueError(
             f"{run.folder} holds what {content['source']} was prepared to, and {record.image} is called {record.name} too: "

@@ -32,7 +32,8 @@ from ..harmonization.federated import effect_of_site, moments_of_site, residuals
 from ..harmonization.federated_head import logistic_sums, scaler_sums
 from ..harmonization.head import save_network
 from ..metrics import class_weights
-from ..metrics.features import feature_columns
+from ..metrics.features import feature_columns, read_features
+from ..own_files import load_tensors
 from ..paths import written_whole
 
 __all__ = ["Site", "arrays_of", "state_of"]
@@ -187,8 +188,7 @@ class Site:
         return class_weights(labels, 2).tolist() if len(set(labels)) == 2 else None
 
     def _table(self) -> pd.DataFrame:
-        path = self.folder / "features.csv"
-        table = pd.read_csv(path, dtype={"subject": str, "site": str}, float_precision="round_trip")
+        table = read_features(self.folder / "features.csv")
         return table[table["part"] == "training"].reset_index(drop=True)
 
     def _rows(self, question: Message) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +202,7 @@ class Site:
     def _harmonized(self) -> tuple[np.ndarray, np.ndarray]:
         """Harmonized features (n, F) and labels (n,) of the training subjects."""
         table = self._table()
-        state = torch.load(self.folder / "harmonizer.pt", weights_only=True)
+        state = load_tensors(self.folder / "harmonizer.pt", "begin the federation again.")
         harmonizer = SiteAffine(state["scale"].shape[1])
         harmonizer.load_state_dict(state)
         return apply_to_table(harmonizer, table[feature_columns(table)].to_numpy(), table["site"]), table["label"].to_numpy()

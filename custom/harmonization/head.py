@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from ignite import distributed as idist
 from sklearn.linear_model import LogisticRegression
@@ -19,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from ..metrics.bootstrap import auc_within
-from ..metrics.features import feature_columns
+from ..metrics.features import feature_columns, read_features
 from ..own_files import load_tensors, read_json
 from ..paths import file_digest, refuse_other_file, written_whole
 from .affine import SiteAffine
@@ -106,7 +105,7 @@ def fit_head(
             module.load_state_dict(load_tensors(file, AGAIN, device))
         except RuntimeError as error:
             raise ValueError(f"{file} does not fit the configured network ({error}): {AGAIN}") from error
-    table = pd.read_csv(features, dtype={"subject": str, "site": str}, float_precision="round_trip")
+    table = read_features(features)
     unseen = sorted(set(table["site"]) - set(network.harmonizer.sites))
     if unseen:
         raise ValueError(f"no training subject is of site {', '.join(unseen)}, validation subjects are: split again by site.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +11,11 @@ import pandas as pd
 import torch
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
-__all__ = ["BlockMeans", "Unavailable", "StoredFeatures", "column_table"]
+from ..own_files import read_table
+
+__all__ = ["BlockMeans", "StoredFeatures", "Unavailable", "column_table", "feature_columns", "read_features"]
+
+AGAIN = "run the training's stages again."
 
 Units = Mapping[str, list[dict]]
 
@@ -89,13 +94,25 @@ class StoredFeatures:
         self.paths = list(paths)
 
     def __call__(self, units: Units) -> np.ndarray:
-        """(n_units, n_features); raises ValueError for a unit that no table holds."""
-        table = pd.concat([pd.read_csv(p, dtype={"subject": str}, float_precision="round_trip") for p in self.paths])
-        table = table.set_index("subject")
+        """(n_units, n_features); raises ValueError for a damaged table, or a unit that none holds."""
+        table = pd.concat([read_features(path) for path in self.paths]).set_index("subject")
         absent = [name for name in units if name not in table.index]
         if absent:
             raise ValueError(f"{_some(absent)}: no features in {', '.join(self.paths)}; run the training's stages again")
         return table.loc[list(units), feature_columns(table)].to_numpy()
+
+
+def read_features(path: str | Path) -> pd.DataFrame:
+    """Return a table that ``custom.handlers.FeatureTable`` wrote: a line per subject with ``f0``, ``f1`` ….
+
+    Raises:
+        ValueError: if it is damaged; names the file and what to do.
+    """
+    table = read_table(path, AGAIN, columns=("subject", "label", "f0"))
+    features = table[feature_columns(table)]
+    if table["subject"].isna().any() or not all(dtype.kind in "if" for dtype in features.dtypes):
+        raise ValueError(f"{path} is damaged (a line without a subject, or what is no number among the features): {AGAIN}")
+    return table
 
 
 def feature_columns(table: pd.DataFrame) -> list[str]:

@@ -16,6 +16,7 @@ from monai.utils import optional_import
 from torch import nn
 from torch.export import Dim
 
+from ..own_files import load_tensors
 from ..paths import file_digest, written_whole
 
 __all__ = ["OnnxNetwork", "export_onnx"]
@@ -57,7 +58,7 @@ def export_onnx(
     Raises:
         ValueError: if the file gives something else than PyTorch; nothing is written then.
     """
-    network.load_state_dict(torch.load(ckpt_path, map_location="cpu", weights_only=True))
+    network.load_state_dict(load_tensors(ckpt_path, "take a copy, or run train.json again."))
     network = network.cpu().eval()
     program = torch.onnx.export(
         network,
@@ -97,7 +98,7 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no exported network at {path}: run inference.json with export.json first.")
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        self.session = _session(path)
         self.names = [node.name for node in self.session.get_inputs()]
         self.dtypes = {node.name: _dtype(node.type) for node in self.session.get_inputs()}
         self.metadata = _metadata(path, self.session.get_modelmeta().custom_metadata_map)
@@ -116,6 +117,15 @@ class OnnxNetwork(nn.Module):
             raise ValueError(f"the exported network takes {', '.join(self.names)}; it was given {', '.join(given)}.")
         feed = {name: value.detach().cpu().to(self.dtypes[name]).numpy() for name, value in given.items()}
         return torch.from_numpy(self.session.run([OUTPUT], feed)[0])
+
+
+def _session(path: str) -> Any:
+    errors = vars(onnxruntime.capi.onnxruntime_pybind11_state).values()  # which have no class of their own above them
+    damaged = (UnicodeDecodeError, *(e for e in errors if isinstance(e, type) and issubclass(e, Exception)))
+    try:
+        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except damaged as error:  # type: ignore[misc]  # what a module without types holds
+        raise ValueError(f"{path} is damaged, or no ONNX file ({error}): run inference.json with export.json again.") from error
 
 
 def _metadata(path: str, told: Mapping[str, str]) -> dict[str, Any]:

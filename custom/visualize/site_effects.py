@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ..harmonization import SiteAffine, apply_to_table, compare
-from ..metrics.features import feature_columns
+from ..metrics.features import feature_columns, read_features
 from ..paths import written_whole
 from .harmonization import pca_picture
 
@@ -30,7 +28,7 @@ def write_site_effects(harmonizer: SiteAffine, features: str, class_names: list[
         harmonizer came to know it.
     """
     folder = Path(output_dir)
-    table = pd.read_csv(features, dtype={"subject": str, "site": str}, float_precision="round_trip")
+    table = read_features(features)
     before, sites = table[feature_columns(table)].to_numpy(), table["site"].tolist()
     after = apply_to_table(harmonizer, before, sites)
     found = compare(before, after, sites, table["subject"].tolist(), table["label"].tolist())

@@ -558,3 +558,12 @@ def test_too_many_open_files_are_no_fault_of_the_scan(tmp_path: Path):
     outcome = in_child(work, tmp_path / "log")
     assert "OSError: [Errno 24] Too many open files: raise the limit of open files" in outcome.error
     assert record.image in outcome.error
+
+
+@pytest.mark.parametrize("content", ["{}", '{"source": "s0.img", "images": [{}]}'])
+def test_a_damaged_note_of_what_was_written_is_named(tmp_path: Path, content: str):
+    study = make_study(tmp_path / "raw")
+    run(study, tmp_path / "data")
+    (tmp_path / "data/images/s0.json").write_text(content)
+    with pytest.raises(ValueError, match=r"s0\.json is damaged .*: delete it, and the scan is prepared again"):
+        run(study, tmp_path / "data")

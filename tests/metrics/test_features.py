@@ -2,7 +2,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from custom.metrics import BlockMeans, Unavailable
+from custom.metrics import BlockMeans, StoredFeatures, Unavailable
 from custom.metrics.features import column_table
 
 
@@ -62,3 +62,10 @@ def test_units_with_other_views_are_named(tmp_path):
 def test_nan_image_is_named(tmp_path):
     with pytest.raises(ValueError, match="x.nii: needs a finite"):
         BlockMeans(2)([{"image": image(tmp_path / "x.nii", np.full((4, 4), np.nan))}])
+
+
+@pytest.mark.parametrize("line", ["a,0,much", ",0,0.5"])
+def test_a_damaged_table_of_features_is_named(tmp_path, line):
+    (tmp_path / "features.csv").write_text(f"subject,label,f0\n{line}\n")
+    with pytest.raises(ValueError, match=r"features\.csv is damaged .*: run the training's stages again"):
+        StoredFeatures([str(tmp_path / "features.csv")])({"a": []})

@@ -97,3 +97,17 @@ def test_a_file_of_another_tool_is_named(tmp_path: Path, metadata: dict[str, str
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"export\.json"):
         OnnxNetwork(str(tmp_path / "model.onnx"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no ONNX", b"\x08\x07\xff\xff\xff"])
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"model\.onnx (is damaged|was not written by export\.json)"):
+        OnnxNetwork(str(path))
+
+
+def test_damaged_weights_are_not_exported(tmp_path: Path):
+    (tmp_path / "model.pt").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"model\.pt .*: take a copy, or run train\.json again"):
+        export_onnx(nn.Identity(), str(tmp_path / "model.pt"), str(tmp_path / "model.onnx"), {}, lambda network: {})
