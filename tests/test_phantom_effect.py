@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_cases import CASES, COARSE, Paths, run_workflow
+from bundle_cases import CASES, Paths, run_workflow
 from haxby_decoding import CHANCE, accuracies, folds, prepare
 
 from custom.phantoms import abide, haxby, learning_stage, motor, oasis
@@ -42,7 +42,7 @@ def abide_models(effect: float, folder: Path) -> dict[str, dict]:
     """Figures of all models on 40 of 120 synthetic subjects of six sites."""
     paths, shape = Paths(folder), (10, 12, 6)
     abide.write_study(paths.raw, n_sites=6, subjects_per_site=20, effect=effect, shape=shape, n_frames=60)
-    run_workflow(ABIDE, "preprocess", **paths.preprocess, **COARSE, **{"split::test": 0.33})
+    run_workflow(ABIDE, "preprocess", **paths.preprocess, **ABIDE.preprocess, **{"split::test": 0.33})
     run_workflow(ABIDE, "train", "strided_stem", **paths.train, epochs=16, frames=24, patience=0)
     run_workflow(ABIDE, "train", "strided_stem", "evaluate", **paths.train)
     return json.loads((paths.eval / "metrics.json").read_text())["models"]
