@@ -7,6 +7,7 @@ forked process, so that none outlives it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import gc
@@ -81,8 +82,9 @@ class Child:
             time.sleep(0.002)
 
     def kill(self) -> Outcome:
-        """End the whole group by SIGKILL."""
-        os.killpg(self.pid, signal.SIGKILL)
+        """End the whole group by SIGKILL, unless it has ended by itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         outcome = self.wait(LIMIT)
         assert outcome is not None, "survives SIGKILL"
         return outcome
