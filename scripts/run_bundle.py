@@ -141,9 +141,9 @@ def _digest_in(path: Path) -> str | None:
     from custom.own_files import load_tensors
 
     content = load_tensors(path, "fit it again, or remove it.")
-    names = content.get("_extra_state")  # of a harmonizer, as JSON
-    if isinstance(names, torch.Tensor):
-        return json.loads(bytes(names.to(torch.uint8).tolist())).get("feature_digest")
+    names = content.get("_extra_state")  # of a harmonizer JSON, of an extractor the strides
+    if isinstance(names, torch.Tensor) and names.dtype == torch.uint8:
+        return json.loads(bytes(names.tolist())).get("feature_digest")
     return content["weights"] if isinstance(content.get("weights"), str) else None
 
 

@@ -91,7 +91,7 @@ def list_scans(path: str, site: str | None = None) -> list[dict[str, str]]:
 
     Raises:
         FileNotFoundError: if there is no scan.
-        ValueError: for NIfTI without a site: nothing in the file says it.
+        ValueError: for NIfTI without a site: nothing in the file says it; for two files of one name.
     """
     root = Path(path).absolute()
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix == ".mat" or _is_bold(p))
@@ -100,10 +100,24 @@ def list_scans(path: str, site: str | None = None) -> list[dict[str, str]]:
     unknown = [f for f in files if f.suffix != ".mat"]
     if unknown and site is None:
         raise ValueError(f"{unknown[0]}: a NIfTI file does not say where it was made: give --site.")
-    return [
-        {"image": str(f), "subject": _entities(f)["subject"], "site": str(site or f.parent.name), **_mask_beside(f)}
-        for f in files
-    ]
+    scans = [{"image": str(f), **_entities(f), "site": str(site or f.parent.name), **_mask_beside(f)} for f in files]
+    _refuse_one_name(scans)
+    for scan in scans:
+        if "mask" not in scan and not scan["image"].endswith(".mat"):
+            logger.warning(f"{scan['image']}: no mask beside it, named …{' or …'.join(MASKS)}: the brain is estimated.")
+    return [{key: scan[key] for key in ("image", "subject", "site", "mask") if key in scan} for scan in scans]
+
+
+def _refuse_one_name(scans: Sequence[Mapping[str, str]]) -> None:
+    """Two people whose files are called alike would become one, with the mean of their probabilities."""
+    known: dict[tuple, str] = {}
+    for scan in scans:
+        name = (scan["subject"], scan["site"], scan.get("session"), scan.get("run"))
+        if known.setdefault(name, scan["image"]) != scan["image"]:
+            raise ValueError(
+                f"{known[name]} and {scan['image']} are both called subject {scan['subject']}: name files after their subjects "
+                "(sub-01_bold.nii.gz), or give --dataset_dir one file at a time."
+            )
 
 
 def _label(record: Record, dx: float, classes: Classes) -> int:
@@ -228,7 +242,7 @@ def _entities(image: Path) -> dict[str, str]:
 def _mask_beside(image: Path) -> dict[str, str]:
     base = BOLD.sub("", _stem(image))
     candidates = (image.with_name(base + mask + suffix) for mask in MASKS for suffix in (".nii.gz", ".nii"))
-    mask = next((c for c in candidates if c.is_file()), None) if _is_bold(image) else None
+    mask = next((c for c in candidates if c.is_file()), None) if image.suffix != ".mat" else None
     return {"mask": str(mask)} if mask else {}
 
 

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..own_files import read_json
-from ..paths import written_whole
+from ..paths import file_digest, written_whole
 from .records import Record, Study
 from .splits import PARTS, Split
 from .windows import Windows
 
 __all__ = ["digest", "hashed", "kept_apart", "names", "read_datalist", "split_again", "write_datalist"]
+
+logger = logging.getLogger(__name__)
 
 
 def write_datalist(
@@ -58,7 +62,23 @@ def write_datalist(
         **({"windows": windows.describe()} if windows else {}),
         **_split(rows, split),
     }
+    _keep(Path(path), content)
     return _write(Path(path), content)
+
+
+def _keep(path: Path, content: Mapping[str, Any]) -> None:
+    """Keep the list that another split replaces: weights are evaluated with the list that they were trained with."""
+    if not path.is_file():
+        return
+    old = read_json(path, "delete it, and run preprocess.json again.")
+    if old.get("split", {}).get("digest") == content["split"]["digest"]:
+        return
+    kept = path.with_name(f"{path.stem}.{file_digest(path)[:8]}.json")
+    shutil.copyfile(path, kept)
+    logger.warning(
+        f"the scans or the split have changed, subjects of {path} may be in other parts now. Weights of the list before are "
+        f"evaluated with --datalist_path {kept}."
+    )
 
 
 def _rows(record: Record, written: dict, windows: Windows | None) -> list[dict]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .affine import SiteAffine, UnseenSite
 from .classifier import HarmonizedClassifier, SiteInput
+from .design import check_covariates
 from .fit import CombatEstimates, estimate_combat, fit_combat
 from .head import apply_to_table, fit_head, logistic_ridge
 from .quality import compare, site_quality
@@ -18,6 +19,7 @@ __all__ = [
     "UnseenSite",
     "admit_sites",
     "apply_to_table",
+    "check_covariates",
     "compare",
     "estimate_combat",
     "fit_combat",

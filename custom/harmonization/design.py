@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-__all__ = ["LABEL", "apply_coding", "code_covariates", "code_labels", "covariate_levels", "pooled_coding"]
+__all__ = ["LABEL", "apply_coding", "check_covariates", "code_covariates", "code_labels", "covariate_levels", "pooled_coding"]
 
 LABEL = "label"
 
@@ -40,6 +41,26 @@ def covariate_levels(covariates: pd.DataFrame, subjects: Sequence[str]) -> dict[
             )
         levels[str(name)] = _levels(str(name), column)
     return levels
+
+
+def check_covariates(datalist: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """Raise before anything is trained what the fit would raise after it.
+
+    Args:
+        datalist: as :py:func:`custom.data.read_datalist` returns it.
+        columns: the covariates.
+
+    Raises:
+        ValueError: no row has such a column, or as :py:func:`code_covariates`.
+    """
+    rows = pd.DataFrame(datalist["training"]).drop_duplicates("subject")
+    unknown = [name for name in columns if name not in rows]
+    if unknown:
+        raise ValueError(
+            f"no row of the datalist has the covariate {unknown[0]!r}, its columns are {', '.join(map(str, rows.columns))}: "
+            "have read_study call it so, or name the covariates by --covariates."
+        )
+    code_covariates(rows[list(columns)], rows["subject"].tolist())
 
 
 def pooled_coding(levels: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, str | None]:

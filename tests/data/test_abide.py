@@ -256,6 +256,25 @@ def test_scans_to_predict(mats: Path, pcp: Path):
     assert all(s["site"] == "PITT" and s["mask"].endswith("_func_mask.nii.gz") for s in scans)
 
 
+def test_two_people_whose_files_are_called_alike_stay_two(tmp_path: Path):
+    for person in ("N888", "N999"):
+        touch(tmp_path / person / "rest_bold.nii.gz")
+    with pytest.raises(ValueError, match=r"N888.*N999.* are both called subject rest: name files after their subjects"):
+        list_scans(str(tmp_path), site="PITT")
+    for session in "12":
+        touch(tmp_path / f"bids/sub-1_ses-{session}_bold.nii.gz")
+    first, second = list_scans(str(tmp_path / "bids"), site="PITT")
+    assert first["subject"] == second["subject"]
+
+
+def test_a_mask_is_found_whatever_the_scan_is_called_or_missed_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    scan = touch(tmp_path / "rest.nii.gz")
+    list_scans(str(scan), site="PITT")
+    assert "rest.nii.gz: no mask beside it" in caplog.text
+    mask = touch(tmp_path / "rest_mask.nii.gz")
+    assert list_scans(str(scan), site="PITT")[0]["mask"] == str(mask)
+
+
 def test_a_single_nifti_may_have_any_name_but_needs_a_site(tmp_path: Path):
     scan = touch(tmp_path / "rest.nii.gz")
     assert list_scans(str(scan), site="PITT") == [{"image": str(scan), "subject": "rest", "site": "PITT"}]

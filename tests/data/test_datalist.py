@@ -168,6 +168,18 @@ def test_a_refused_list_is_not_written(tmp_path: Path):
     assert not (tmp_path / "datalist.json").exists()
 
 
+def test_a_list_that_another_split_replaces_is_kept(listed: Path, caplog: pytest.LogCaptureFixture):
+    before, study = listed.read_bytes(), make_study()
+    prepared = prepared_images(listed.parent, study)
+    write_datalist(listed, study, THIRDS, prepared)
+    assert sorted(p.name for p in listed.parent.iterdir()) == ["datalist.json", "images"]
+    write_datalist(listed, study, THIRDS, {name: rows for name, rows in prepared.items() if name != "s00"})
+    (kept,) = listed.parent.glob("datalist.*.json")
+    assert kept.read_bytes() == before
+    assert f"--datalist_path {kept}" in caplog.text
+    assert len(all_rows(read_datalist(kept))) == 12
+
+
 def test_a_nan_column_leaves_the_old_list(listed: Path):
     before = listed.read_text()
     study = make_study()

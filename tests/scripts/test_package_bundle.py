@@ -213,7 +213,8 @@ def test_what_fits_the_weights_goes_along(bundle: Path, tmp_path: Path):
     network.load_state_dict(torch.load(bundle / "models/model.pt"))
     torch.save({"weight": torch.zeros(1), "weights": weights_digest(network)}, bundle / "models/probe.pt")
     edit(bundle / "models/model.json", class_names=["head", "tail"])
-    assert "models/probe.pt" in names(pack(str(bundle), str(tmp_path / "dist")))
+    torch.save({"_extra_state": torch.tensor([1, 1, 1, 8])}, bundle / "models/extractor.pt")  # strides, as of SliceCNNLSTM
+    assert {"models/probe.pt", "models/extractor.pt"} <= names(pack(str(bundle), str(tmp_path / "dist")))
 
 
 @pytest.mark.parametrize(
