@@ -22,6 +22,7 @@ from .report_parts import compared, data_uri, number, plain, read_json, signed
 
 __all__ = ["write_report"]
 
+FEW = 10  # test subjects of a class, from which on a bootstrap says something
 UNITS = {"subject": "subjects", "scan": "runs"}
 FIGURES = {
     "auc": "AUC",
@@ -82,7 +83,7 @@ def write_report(output_dir: str, summary_writer: Any = None) -> str:
         m=metrics,
         figures={key: name for key, name in FIGURES.items() if key in metrics["models"][NETWORK]},
         pictures=pictures,
-        verdicts=_verdicts(metrics),
+        verdicts=[*_verdicts(metrics), *_too_few(metrics)],
         folds=metrics["split"].get("folds", [metrics["split"]]),
         drawn=UNITS[cluster_column(metrics["split"])],
         transductive=[TRANSDUCTIVE[step] for step in metrics.get("preprocessing") or [] if step in TRANSDUCTIVE],
@@ -179,6 +180,19 @@ def _analysis(folder: Path, metrics: dict) -> dict | None:
     runs = pd.read_csv(folder / found["runs"]["csv"], dtype={"scan": str, "subject": str})
     overlap = len(set(found["subjects"]) & set(metrics["test_subjects"]))
     return found | {"uris": uris, "table": runs.astype(object).where(runs.notna(), None), "overlap": overlap}
+
+
+def _too_few(metrics: dict) -> list[str]:
+    """A warning where resamples of the test subjects cannot vary enough."""
+    if metrics["unit"] != "subject":
+        return []
+    count, name = min((n, name) for name, n in metrics["subjects"]["test"]["classes"].items())
+    if count >= FEW:
+        return []
+    return [
+        f"Only {count} test subjects are {name}: resamples of so few give intervals that are too narrow, of no width where the "
+        "figure is perfect. Take none of the above for shown."
+    ]
 
 
 def _verdicts(metrics: dict) -> list[str]:

@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from custom.metrics import summarise_permutations
 from custom.visualize import write_report
-from custom.visualize.report import _permutations, _verdicts
+from custom.visualize.report import _permutations, _too_few, _verdicts
 from custom.visualize.report_parts import plain as as_text
 
 PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
@@ -214,6 +214,14 @@ def test_verdict_against_baselines_and_undefined():
         "not distinguishable from",
         "worse than",
     ]
+
+
+def test_figures_of_a_few_subjects_are_told_to_show_nothing():
+    metrics = {"unit": "subject", "subjects": {"test": {"classes": {"control": 10, "patient": 3}}}}
+    assert _too_few(metrics)[0].startswith("Only 3 test subjects are patient")
+    metrics["subjects"]["test"]["classes"]["patient"] = 10
+    assert _too_few(metrics) == []
+    assert _too_few({"unit": "block"}) == []
 
 
 def test_undefined_is_a_dash_and_zero_has_no_sign():
