@@ -12,7 +12,7 @@ out="$(cd "$out" && pwd)"
 [ $# -gt 0 ] || set -- $(ls "$scripts/../bundles")
 python=${PYTHON:-python}
 unset PYTHONPATH
-export PYTHONNOUSERSITE=1
+export PYTHONNOUSERSITE=1 OMP_NUM_THREADS=1
 
 step() { # NAME COMMAND...: run in the bundle's folder, note the seconds
     local name=$1 begin=$SECONDS
