@@ -14,11 +14,13 @@ python "$(dirname "$0")/phantom.py" haxby "$out/raw"
 run --config_file "$configs/preprocess.json" --raw_dir "$out/raw" --dataset_dir "$out/data" "${grid[@]}" "${spacing[@]}"
 run --config_file "$configs/train.json" "${folders[@]}" "${grid[@]}" "${small[@]}" --epochs 10
 run --config_file "['$configs/train.json','$configs/evaluate.json']" "${folders[@]}" "${grid[@]}" "${small[@]}" --num_steps 20 --per_class 4
+for config in "'$configs/decode.json'" "'$configs/decode.json','$configs/detect_anomalies.json'"; do
+    run --config_file "[$config]" --dataset_dir "$out/raw" --ckpt_path "$out/models/model.pt" --output_dir "$out/decoded" \
+        "${grid[@]}" "${spacing[@]}" "${small[@]}"
+done & # on the second core
+decoding=$!
 run --config_file "['$configs/train.json','$configs/explain.json']" "${folders[@]}" "${grid[@]}" "${small[@]}"
 run --config_file "['$configs/inference.json','$configs/generate.json']" --dataset_dir "$out/data" --ckpt_path "$out/models/model.pt" \
     --output_dir "$out/generated" "${grid[@]}" "${small[@]}" --classes "['face','house']" --num_steps 20
-for config in "'$configs/decode.json'" "'$configs/decode.json','$configs/detect_anomalies.json'"; do
-    run --config_file "[$config]" --dataset_dir "$out/raw" --ckpt_path "$out/models/model.pt" --output_dir "$out/eval" \
-        "${grid[@]}" "${spacing[@]}" "${small[@]}"
-done
+wait "$decoding"
 echo "The report: $out/eval/report.html"
