@@ -13,7 +13,7 @@ run() { (set -x; python -W ignore -m monai.bundle run "$@"); }
 python "$(dirname "$0")/phantom.py" haxby "$out/raw"
 run --config_file "$configs/preprocess.json" --raw_dir "$out/raw" --dataset_dir "$out/data" "${grid[@]}" "${spacing[@]}"
 run --config_file "$configs/train.json" "${folders[@]}" "${grid[@]}" "${small[@]}" --epochs 10
-run --config_file "['$configs/train.json','$configs/evaluate.json']" "${folders[@]}" "${grid[@]}" "${small[@]}" --num_steps 20 --per_class 4
+run --config_file "['$configs/train.json','$configs/evaluate.json']" "${folders[@]}" "${grid[@]}" "${small[@]}" --num_steps 20 --per_class 2
 for config in "'$configs/decode.json'" "'$configs/decode.json','$configs/detect_anomalies.json'"; do
     run --config_file "[$config]" --dataset_dir "$out/raw" --ckpt_path "$out/models/model.pt" --output_dir "$out/decoded" \
         "${grid[@]}" "${spacing[@]}" "${small[@]}"
