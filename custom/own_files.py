@@ -18,13 +18,13 @@ import torch
 
 from .errors import DAMAGED_ARCHIVE
 
-__all__ = ["load_tensors", "read_json", "read_table"]
+__all__ = ["NAMES", "load_tensors", "read_json", "read_table"]
 
 # what torch.load makes of a damaged file
 DAMAGED = (*DAMAGED_ARCHIVE, pickle.UnpicklingError, MemoryError, AttributeError, AssertionError)
 
 
-NAMES = ("subject", "scan", "site")  # 007 is no number
+NAMES = ("subject", "scan", "site", "baseline")  # 007 is no number
 
 
 def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
@@ -44,15 +44,21 @@ def read_json(path: str | Path, remedy: str) -> dict[str, Any]:
     return content
 
 
-def read_table(path: str | Path, remedy: str, columns: Collection[str] = ()) -> pd.DataFrame:
+def read_table(path: str | Path, remedy: str, columns: Collection[str] = (), names: Collection[str] = NAMES) -> pd.DataFrame:
     """Return a CSV whose numbers are those that were written to the last bit, and whose names are text.
+
+    Args:
+        path: of the file.
+        remedy: what to do if it is damaged.
+        columns: that it has to have.
+        names: columns that are text.
 
     Raises:
         FileNotFoundError: if it is absent.
         ValueError: if it is damaged, or lacks one of the columns; names the file and what to do.
     """
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), float_precision="round_trip")
+        table = pd.read_csv(path, dtype=dict.fromkeys(names, str), float_precision="round_trip")
     except ValueError as error:  # pandas' own errors are such
         raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
     lacking = [column for column in columns if column not in table]

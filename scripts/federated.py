@@ -34,6 +34,7 @@ from custom.harmonization import HarmonizedClassifier, SiteAffine
 from custom.harmonization.head import save_network
 from custom.metrics import bootstrap, paired_difference, probabilities, read_predictions
 from custom.metrics.bootstrap import auc_within
+from custom.own_files import load_tensors
 from custom.paths import written_whole
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundles" / "abide_fmri_asd_classification"
@@ -169,7 +170,7 @@ def _in_simulator(study: _Study, sites: Mapping[str, str], out: Path, rounds: in
     network = ConfigWorkflow(
         config_file=study.files("federated"), workflow_type="train", logging_file=False, **study.shared
     ).parser.get_parsed_content("network_def")
-    network.load_state_dict(torch.load(server / "model.pt", weights_only=True))
+    network.load_state_dict(load_tensors(server / "model.pt", "run the federation again."))
     folders = [workspace / site / JOB_RUN / "site" for site in sites]
     _keep(network, pd.read_csv(server / "rounds.csv"), out / "federated", folders)
 
@@ -179,7 +180,7 @@ def _keep(network: HarmonizedClassifier, history: pd.DataFrame, folder: Path, si
     known = [json.loads((site / "model.json").read_text()) for site in sites]
     folder.mkdir(parents=True, exist_ok=True)
     seen = sorted({subject for site in known for subject in site["seen_subjects"]})
-    rest = {key: value for key, value in known[0].items() if key not in ("key_metric", "epoch", "split_digest")}
+    rest = {key: value for key, value in known[0].items() if key != "split_digest"}
     save_network(network, folder / "model.pt", {**rest, "seen_subjects": seen}, {})
     with written_whole(folder / "rounds.csv") as temporary:
         history.to_csv(temporary, index=False)

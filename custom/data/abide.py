@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def read_study(
     if not scans:
         raise FileNotFoundError(f"no scan in layout '{layout}' below {root}; reasons: {dict(dropped) or 'no such file'}.")
     records = [replace(record, label=_label(record, dx, classes)) for record, dx in scans]
-    _refuse_second_files(records)
+    _refuse_second_files(((r.subject, r.columns.get("session"), r.columns.get("run")), r.image) for r in records)
     synthetic = (root / "SYNTHETIC").is_file()
     return Study(
         name="ABIDE phantom" if synthetic else f"ABIDE ({layout})",
@@ -101,23 +101,11 @@ def list_scans(path: str, site: str | None = None) -> list[dict[str, str]]:
     if unknown and site is None:
         raise ValueError(f"{unknown[0]}: a NIfTI file does not say where it was made: give --site.")
     scans = [{"image": str(f), **_entities(f), "site": str(site or f.parent.name), **_mask_beside(f)} for f in files]
-    _refuse_one_name(scans)
+    _refuse_second_files(((s["subject"], s["site"], s.get("session"), s.get("run")), s["image"]) for s in scans)
     for scan in scans:
         if "mask" not in scan and not scan["image"].endswith(".mat"):
             logger.warning(f"{scan['image']}: no mask beside it, named …{' or …'.join(MASKS)}: the brain is estimated.")
     return [{key: scan[key] for key in ("image", "subject", "site", "mask") if key in scan} for scan in scans]
-
-
-def _refuse_one_name(scans: Sequence[Mapping[str, str]]) -> None:
-    """Two people whose files are called alike would become one, with the mean of their probabilities."""
-    known: dict[tuple, str] = {}
-    for scan in scans:
-        name = (scan["subject"], scan["site"], scan.get("session"), scan.get("run"))
-        if known.setdefault(name, scan["image"]) != scan["image"]:
-            raise ValueError(
-                f"{known[name]} and {scan['image']} are both called subject {scan['subject']}: name files after their subjects "
-                "(sub-01_bold.nii.gz), or give --dataset_dir one file at a time."
-            )
 
 
 def _label(record: Record, dx: float, classes: Classes) -> int:
@@ -130,12 +118,15 @@ def _label(record: Record, dx: float, classes: Classes) -> int:
     )
 
 
-def _refuse_second_files(records: Sequence[Record]) -> None:
+def _refuse_second_files(named: Iterable[tuple[tuple, str]]) -> None:
+    """Refuse two files of one name (subject first): two people would become one, or a copy counts twice."""
     files: dict[tuple, str] = {}
-    for record in records:
-        key = (record.subject, record.columns.get("session"), record.columns.get("run"))
-        if files.setdefault(key, record.image) != record.image:
-            raise ValueError(f"{files[key]} and {record.image} are both of subject {record.subject}: keep one of them.")
+    for name, image in named:
+        if files.setdefault(name, image) != image:
+            raise ValueError(
+                f"{files[name]} and {image} are both of subject {name[0]}: keep one of them, or name the files after their "
+                "subjects (sub-01_bold.nii.gz)."
+            )
 
 
 def _with_series(records: Sequence[Record], roi_dir: str) -> list[Record]:

@@ -62,7 +62,6 @@ def write_datalist(
         **({"windows": windows.describe()} if windows else {}),
         **_split(rows, split),
     }
-    _keep(Path(path), content)
     return _write(Path(path), content)
 
 
@@ -74,7 +73,8 @@ def _keep(path: Path, content: Mapping[str, Any]) -> None:
     if old.get("split", {}).get("digest") == content["split"]["digest"]:
         return
     kept = path.with_name(f"{path.stem}.{file_digest(path)[:8]}.json")
-    shutil.copyfile(path, kept)
+    with written_whole(kept) as temporary:
+        shutil.copyfile(path, temporary)
     logger.warning(
         f"the scans or the split have changed, subjects of {path} may be in other parts now. Weights of the list before are "
         f"evaluated with --datalist_path {kept}."
@@ -131,8 +131,10 @@ def _split(rows: Sequence[dict], split: Split) -> dict[str, Any]:
 
 def _write(path: Path, content: dict[str, Any]) -> dict[str, Any]:
     check_datalist(content, str(path), path.parent)
+    text = json.dumps(content, indent=1, allow_nan=False)
+    _keep(path, content)
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False))
+        temporary.write_text(text)
     return content
 
 

@@ -101,7 +101,8 @@ def _done(record: Record, run: Run) -> list[dict] | None:
     if not done.is_file():
         return None
     content = read_json(done, DELETE)
-    if not {"source", "images"} <= content.keys() or not all("image" in row for row in content["images"]):
+    images = content.get("images")
+    if "source" not in content or not isinstance(images, list) or not all(isinstance(i, dict) and "image" in i for i in images):
         raise ValueError(f"{done} is damaged (it does not say what was written): {DELETE}")
     if content["source"] != record.image:
         raise ValueError(

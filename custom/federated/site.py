@@ -9,7 +9,6 @@ Invariants, tested:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -33,12 +32,13 @@ from ..harmonization.federated_head import logistic_sums, scaler_sums
 from ..harmonization.head import save_network
 from ..metrics import class_weights
 from ..metrics.features import feature_columns, read_features
-from ..own_files import load_tensors
+from ..own_files import load_tensors, read_json
 from ..paths import written_whole
 
 __all__ = ["Site", "arrays_of", "state_of"]
 
 Message = dict[str, Any]
+AGAIN = "begin the federation again."
 
 
 class Site:
@@ -150,7 +150,7 @@ class Site:
         """Keep the whole network as ``model.pt``, beside it whom of this site it has seen."""
         network = self._workflow().parser.get_parsed_content("network_def")
         network.load_state_dict(state_of(question["network"]))
-        known = json.loads((self.folder / "extractor.json").read_text())
+        known = read_json(self.folder / "extractor.json", AGAIN)
         of_all_sites = {key: value for key, value in known.items() if key not in ("key_metric", "epoch")}
         save_network(network, self.folder / "model.pt", of_all_sites, {})
         return {"done": True}
@@ -166,7 +166,7 @@ class Site:
             if not begun and "round" in question:
                 (self.folder / "last.pt").unlink(missing_ok=True)
             if begun and weights and not (self.folder / "last.pt").is_file():
-                raise ValueError(f"{self.folder / 'last.pt'} of the rounds before is gone: begin the federation again.")
+                raise ValueError(f"{self.folder / 'last.pt'} of the rounds before is gone: {AGAIN}")
             settings = {"class_weights": weights or [1.0, 1.0], "resume": begun and bool(weights)}
             self.algo = MonaiAlgo(
                 bundle_root=str(Path(self.configs[0]).resolve().parents[1]),
@@ -202,7 +202,7 @@ class Site:
     def _harmonized(self) -> tuple[np.ndarray, np.ndarray]:
         """Harmonized features (n, F) and labels (n,) of the training subjects."""
         table = self._table()
-        state = load_tensors(self.folder / "harmonizer.pt", "begin the federation again.")
+        state = load_tensors(self.folder / "harmonizer.pt", AGAIN)
         harmonizer = SiteAffine(state["scale"].shape[1])
         harmonizer.load_state_dict(state)
         return apply_to_table(harmonizer, table[feature_columns(table)].to_numpy(), table["site"]), table["label"].to_numpy()

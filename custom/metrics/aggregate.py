@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..own_files import NAMES, read_table
+
 __all__ = ["probabilities", "probability_columns", "read_predictions", "subject_table"]
 
 PREFIX = "p_"
@@ -23,8 +25,12 @@ def probabilities(table: pd.DataFrame) -> np.ndarray:
 
 
 def read_predictions(path: str | Path, unit: str = "subject") -> pd.DataFrame:
-    """Read a predictions table; the identifiers stay text, so that subject ``0051`` does not become 51."""
-    return pd.read_csv(path, dtype={"subject": str, "scan": str, unit: str, "baseline": str}, float_precision="round_trip")
+    """Read a predictions table; the identifiers stay text, so that subject ``0051`` does not become 51.
+
+    Raises:
+        ValueError: if it is damaged, or not of such units; names the file and what to do.
+    """
+    return read_table(path, "run the evaluation again.", columns=(unit,), names=(*NAMES, unit))
 
 
 def subject_table(rows: pd.DataFrame, unit: str = "subject") -> pd.DataFrame:

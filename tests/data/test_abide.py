@@ -259,7 +259,9 @@ def test_scans_to_predict(mats: Path, pcp: Path):
 def test_two_people_whose_files_are_called_alike_stay_two(tmp_path: Path):
     for person in ("N888", "N999"):
         touch(tmp_path / person / "rest_bold.nii.gz")
-    with pytest.raises(ValueError, match=r"N888.*N999.* are both called subject rest: name files after their subjects"):
+    with pytest.raises(
+        ValueError, match=r"N888.*N999.* are both of subject rest: keep one .* or name the files after their subjects"
+    ):
         list_scans(str(tmp_path), site="PITT")
     for session in "12":
         touch(tmp_path / f"bids/sub-1_ses-{session}_bold.nii.gz")

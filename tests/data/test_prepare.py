@@ -560,7 +560,7 @@ def test_too_many_open_files_are_no_fault_of_the_scan(tmp_path: Path):
     assert record.image in outcome.error
 
 
-@pytest.mark.parametrize("content", ["{}", '{"source": "s0.img", "images": [{}]}'])
+@pytest.mark.parametrize("content", ["{}", '{"source": "s0.img", "images": [{}]}', '{"source": "s0.img", "images": 5}'])
 def test_a_damaged_note_of_what_was_written_is_named(tmp_path: Path, content: str):
     study = make_study(tmp_path / "raw")
     run(study, tmp_path / "data")
